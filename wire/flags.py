@@ -13,8 +13,8 @@ from wire.init_policy import INIT_POLICY, InitFlag, Policy, Verdict
 __all__ = [
     "INIT_POLICY", "INVALID_UIDGID", "IOCTL_MAX_IOV", "MAX_NR_SECCTX", "MIN_READ_BUFFER", "ROOT_ID", "UNIQUE_RESEND",
     "AccessMask", "AttrFlag", "CuseFlag", "EntryFlag", "ExtType", "Fattr", "FsyncFlag", "GetattrFlag", "InitFlag",
-    "IoctlFlag", "LkFlag", "OpenFlag", "OpenInFlag", "Policy", "PollFlag", "ReadFlag", "ReleaseFlag", "SetupmappingFlag",
-    "SetxattrFlag", "Verdict", "WriteFlag",
+    "IoctlFlag", "LkFlag", "OpenFlag", "OpenInFlag", "Policy", "PollFlag", "ReadFlag", "ReleaseFlag",
+    "SetupmappingFlag", "SetxattrFlag", "Verdict", "WriteFlag",
 ]  # fmt: skip
 
 ROOT_ID = 1
@@ -29,7 +29,7 @@ IOCTL_MAX_IOV = 256
 MAX_NR_SECCTX = 31
 """The largest ``ext_header.type`` that is a count of security contexts."""
 MAX_NAME = 1024
-"""Bytes of one name in a directory (FUSE_NAME_MAX) before 7.45's larger, negotiated limit."""
+"""Bytes of one name in a directory that every Linux takes (FUSE_NAME_MAX)."""
 CUSE_INIT_INFO_MAX = 4096
 REC_ALIGN = 8
 """Bytes; dirents and extensions begin at multiples of it."""

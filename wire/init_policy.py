@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 
 class InitFlag(IntFlag, boundary=KEEP):
-    """FUSE_*: ``init_in`` and ``init_out``; ``flags`` is the low word, ``flags2`` (7.36, with INIT_EXT) the high one."""
+    """FUSE_*: ``init_in`` and ``init_out``; ``flags`` is the low word, ``flags2`` (7.36, INIT_EXT) the high one."""
 
     ASYNC_READ = 1 << 0
     POSIX_LOCKS = 1 << 1
