@@ -1,0 +1,179 @@
+"""perfuse_open, perfuse_mount, perfuse_unmount for Python: what perfuse.h gives to C, with the same frames.
+
+Never here: serving requests.
+"""
+
+import errno
+import os
+import re
+import select
+import socket
+import stat
+import sys
+import threading
+
+from libperfuse import libc
+from libperfuse.connection import PerfuseError, ask, connect, connect_or_start, exchange, receive
+from wire import control
+from wire.control import Endpoint, Verdict, Welcome
+from wire.errors import WireError
+
+DEVICE = "/dev/fuse"
+_RDEV = os.makedev(10, 229)
+_FSTYPE = re.compile(r"(fuse|fuseblk)(\..*)?\Z|perfuse\|", re.DOTALL)
+_FD = re.compile(r"(?:^|,)fd=(\d{1,9})(?=,|\Z)")
+
+#: Control connections of direct devices: fd -> (what the fd was, connection). Their end tells the daemon of ours.
+_direct: dict[int, tuple[tuple[int, int, int], socket.socket]] = {}
+_lock = threading.Lock()
+
+
+def perfuse_open(path: str, flags: int = os.O_RDWR, mode: int = 0o600) -> int:
+    """open(2), except that "/dev/fuse" gives a device of perfused's: a descriptor for whole FUSE frames.
+
+    PERFUSE_ENDPOINT (socket, direct, device, any) names the endpoint. A private daemon is started where none listens.
+    O_CLOEXEC and O_NONBLOCK in `flags` hold. Raises OSError as open(2) does, PerfuseError with the daemon's sentence.
+    """
+    if path != DEVICE:
+        return os.open(path, flags, mode)
+    wish = os.environ.get("PERFUSE_ENDPOINT", "any").upper()
+    if wish not in Endpoint.__members__:
+        raise PerfuseError(errno.EINVAL, f"PERFUSE_ENDPOINT is {wish.lower()!r}: socket, direct, device or any")
+    connection = connect_or_start()
+    try:
+        fd, endpoint = _hello(connection, Endpoint[wish])
+    except BaseException:
+        connection.close()
+        raise
+    if endpoint is Endpoint.DIRECT:
+        with _lock:
+            stale = _direct.pop(fd, None)
+            _direct[fd] = _identity(fd), connection
+        if stale:
+            stale[1].close()
+    else:
+        connection.close()
+    os.set_inheritable(fd, not flags & os.O_CLOEXEC)
+    os.set_blocking(fd, not flags & os.O_NONBLOCK)
+    return fd
+
+
+def _hello(connection: socket.socket, endpoint: Endpoint) -> tuple[int, Endpoint]:
+    name = os.path.basename(sys.argv[0] if sys.argv else "python") or "python"
+    exchange(connection, control.build_hello(endpoint, os.fsencode(name)))
+    message, fds = receive(connection)
+    if isinstance(message, Welcome) and not message.error and len(fds) == 1:
+        return fds[0], message.endpoint
+    for each in fds:
+        os.close(each)
+    if isinstance(message, Welcome) and message.error:
+        raise PerfuseError(-message.error, message.message or os.strerror(-message.error))
+    if isinstance(message, Verdict) and message.error:
+        raise PerfuseError(-message.error, message.message)
+    raise PerfuseError(errno.EPROTO, "perfused did not answer HELLO with a device")
+
+
+def _identity(fd: int) -> tuple[int, int, int]:
+    found = os.fstat(fd)
+    return found.st_dev, found.st_ino, found.st_rdev
+
+
+def perfuse_mount(source: str, target: str, fstype: str = "fuse", flags: int = 0, data: str = "") -> None:
+    """mount(2), except that a FUSE mount whose `fd=N` is a device of perfused's is mounted by perfused.
+
+    `flags` are MS_* bits, `data` the options of mount(8)'s last column. Returns when the mount stands. Raises
+    PerfuseError with the errno and the sentence of the verdict: EBUSY for a second mount on one descriptor, EBADF or
+    ENOTSOCK for one that is not ours.
+    """
+    found = _FD.search(data)
+    if not found or not _FSTYPE.match(fstype or "fuse"):
+        libc.mount(os.fsencode(source), os.fsencode(target), os.fsencode(fstype), flags, os.fsencode(data))
+        return
+    fd = int(found[1])
+    connection, owned = _control_of(fd)
+    if connection is None:
+        libc.mount(os.fsencode(source), os.fsencode(target), os.fsencode(fstype), flags, os.fsencode(data))
+        return
+    frame = _mount_frame(source, target, fstype, flags, data)
+    pinned = os.open(target, os.O_PATH | os.O_CLOEXEC)
+    try:
+        exchange(connection, frame, (pinned,))
+        _await_verdict(connection)
+    finally:
+        os.close(pinned)
+        if owned:
+            connection.close()
+
+
+def _mount_frame(source: str, target: str, fstype: str, flags: int, data: str) -> bytes:
+    try:
+        return control.build_mount(
+            os.fsencode(source), os.fsencode(target), os.fsencode(fstype), flags, os.fsencode(data)
+        )
+    except WireError as bad:
+        raise PerfuseError(errno.ENAMETOOLONG if bad.field == "target" else errno.E2BIG, str(bad)) from None
+
+
+def _control_of(fd: int) -> tuple[socket.socket | None, bool]:
+    """The socket that takes the mount frame for a device, and whether the caller closes it; None for a real /dev/fuse."""
+    found = os.fstat(fd)
+    if stat.S_ISCHR(found.st_mode) and found.st_rdev == _RDEV:
+        with _lock:
+            entry = _direct.get(fd)
+        return (entry[1], False) if entry and entry[0] == _identity(fd) else (None, False)
+    if not stat.S_ISSOCK(found.st_mode):
+        raise PerfuseError(errno.ENOTSOCK, f"fd={fd} is no device of perfused's, nor /dev/fuse")
+    sock = socket.socket(fileno=os.dup(fd))
+    try:
+        ours = sock.family == socket.AF_UNIX and _name_of_peer(sock).startswith(control.DEVICE_NAME_PREFIX)
+    except OSError:
+        ours = False
+    if not ours:
+        sock.close()
+        raise PerfuseError(errno.EBADF, f"fd={fd} is a socket, but no device of perfused's")
+    return sock, True
+
+
+def _name_of_peer(sock: socket.socket) -> bytes:
+    name = sock.getpeername()
+    return name if isinstance(name, bytes) else os.fsencode(name)
+
+
+def _await_verdict(connection: socket.socket) -> None:
+    """Wait for VERDICT; a FUSE frame in its place means that the device is mounted already, and is left where it is."""
+    poll = select.poll()
+    poll.register(connection, select.POLLIN)
+    while True:
+        poll.poll()
+        try:
+            head = connection.recv(16, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            continue
+        except OSError as bad:
+            raise PerfuseError(errno.ENOTCONN, f"perfused is gone: {bad.strerror}") from None
+        break
+    if head and not control.is_control(head):
+        raise PerfuseError(errno.EBUSY, "this descriptor is mounted already")
+    message, fds = receive(connection)
+    for each in fds:
+        os.close(each)
+    if message is None:
+        raise PerfuseError(errno.ENOTCONN, "perfused closed the device before it had mounted it")
+    if not isinstance(message, Verdict):
+        raise PerfuseError(errno.EPROTO, f"perfused answered MOUNT with {type(message).__name__.upper()}")
+    if message.error:
+        raise PerfuseError(-message.error, message.message or os.strerror(-message.error))
+
+
+def perfuse_unmount(target: str, lazy: bool = False, force: bool = False) -> None:
+    """Have perfused unmount what it mounted on `target`: umount2(2) for processes that may not call it.
+
+    `lazy` detaches a mount in use, `force` also aborts what is under way. Raises PerfuseError: ENOENT where perfused has
+    no mount there, EBUSY where it is in use, EPERM where it is another user's.
+    """
+    parent, name = os.path.split(os.path.abspath(target))
+    with connect() as connection:
+        ask(
+            connection,
+            {"op": "umount", "target": os.path.join(os.path.realpath(parent), name), "lazy": lazy, "force": force},
+        )

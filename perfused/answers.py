@@ -1,0 +1,177 @@
+"""What perfusectl asks and is answered: mounts, stats, trace, umount; and the traces that SIGUSR1 writes.
+
+Who may ask what of a mount: root, the daemon's own user, and the mount's user. What needs the worker is handed to it
+together with the connection, so a worker that is busy delays nobody else. Never here: doing the work.
+"""
+
+import errno
+import os
+import socket
+import stat
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from perfused import __version__, channel, libc
+from perfused.listener import Peer
+from perfused.log import LOGGER
+from wire import control
+from wire.control import Request
+
+if TYPE_CHECKING:
+    from perfused.supervisor import Mounted, Supervisor
+
+#: seconds perfusectl umount waits for umount(2) before it says so
+UMOUNT_PATIENCE = 15.0
+
+
+class Refusal(Exception):
+    """An answer that is an error: errno and sentence."""
+
+    def __init__(self, code: int, sentence: str) -> None:
+        super().__init__(sentence)
+        self.code, self.sentence = code, sentence
+
+
+def answer(daemon: "Supervisor", peer: Peer, request: Request) -> None:
+    """Answer one REQUEST of a connection."""
+    op = request.body.get("op")
+    handler = _OPS.get(op) if isinstance(op, str) else None
+    try:
+        if handler is None:
+            raise Refusal(errno.EINVAL, f"op is {op!r}: there are {', '.join(_OPS)}")
+        handler(daemon, peer, request.body)
+    except Refusal as no:
+        peer.say(control.build_answer({"message": no.sentence}, -no.code))
+
+
+def _privileged(peer: Peer) -> bool:
+    return peer.client.uid in (0, os.geteuid())
+
+
+def _find(daemon: "Supervisor", peer: Peer, body: dict[str, Any]) -> "Mounted":
+    """The mount a request names by `target` (an absolute path) or `number`; of several on one path the topmost."""
+    target, number = body.get("target"), body.get("number")
+    if not isinstance(target, str) and not isinstance(number, int):
+        raise Refusal(errno.EINVAL, "target: an absolute path was expected")
+    found = [each for each in daemon.mounted.values() if each.up and (each.target == target or each.number == number)]
+    if not found:
+        raise Refusal(errno.ENOENT, f"{target or number}: no mount of this perfused")
+    if not _privileged(peer) and found[-1].client.uid != peer.client.uid:
+        raise Refusal(errno.EPERM, f"{target or number}: the mount is another user's")
+    return found[-1]
+
+
+def describe(made: "Mounted") -> dict[str, Any]:
+    """One row of `perfusectl mounts`."""
+    return {
+        "number": made.number, "target": made.target, "source": made.source, "fstype": made.fstype, "minor": made.minor,
+        "endpoint": made.endpoint.name.lower(), "uid": made.client.uid, "program": made.program, "worker": made.pid,
+        "since": made.since,
+    }  # fmt: skip
+
+
+def _mounts(daemon: "Supervisor", peer: Peer, body: dict[str, Any]) -> None:
+    mine = [
+        each
+        for each in daemon.mounted.values()
+        if each.up and (_privileged(peer) or each.client.uid == peer.client.uid)
+    ]
+    for each in mine:
+        if not peer.say(control.build_answer(describe(each), more=True)):
+            daemon.later(0, lambda: daemon.dismiss(peer))
+            return
+    last = {"version": __version__, "pid": os.getpid(), "mounts": len(mine), "tracing": daemon.tracing}
+    peer.say(control.build_answer(last))
+
+
+def _hand_over(daemon: "Supervisor", peer: Peer, body: dict[str, Any]) -> None:
+    """Give the question and the connection to the worker."""
+    made = _find(daemon, peer, body)
+    message = {"op": body["op"], "request": body}
+    if not channel.send(made.channel, message, (peer.sock.fileno(),), socket.MSG_DONTWAIT):
+        raise Refusal(errno.EAGAIN, f"{made.target}: its worker does not answer")
+    daemon.later(0, lambda: daemon.dismiss(peer))
+
+
+def _umount(daemon: "Supervisor", peer: Peer, body: dict[str, Any]) -> None:
+    made = _find(daemon, peer, body)
+    flags = libc.MNT_DETACH if body.get("lazy") or body.get("force") else 0
+    if body.get("force"):
+        flags |= libc.MNT_FORCE
+    answered: list[bool] = []
+
+    def done(failure: int) -> None:
+        if answered:
+            return
+        answered.append(True)
+        if not failure:
+            LOGGER.info(
+                "%s: unmounted for uid %d%s", made.target, peer.client.uid, " by force" if body.get("force") else ""
+            )
+            peer.say(control.build_answer({"target": made.target}))
+        else:
+            hint = (
+                ": in use; --lazy detaches it, --force also aborts what is under way" if failure == errno.EBUSY else ""
+            )
+            peer.say(control.build_answer({"message": f"{made.target}: {os.strerror(failure)}{hint}"}, -failure))
+
+    def late() -> None:
+        if not answered:
+            answered.append(True)
+            sentence = f"{made.target}: umount(2) still waits for the filesystem; --force aborts it"
+            peer.say(control.build_answer({"message": sentence}, -errno.ETIMEDOUT))
+
+    daemon.unmount(made, flags, done)
+    daemon.later(UMOUNT_PATIENCE, late)
+
+
+_OPS: dict[str, Callable[["Supervisor", Peer, dict[str, Any]], None]] = {
+    "mounts": _mounts,
+    "stats": _hand_over,
+    "trace": _hand_over,
+    "umount": _umount,
+}
+
+
+def trace_path(directory: str, target: str) -> str:
+    """Where a mount's trace goes: `perfused-mnt-x.trace` for /mnt/x."""
+    return os.path.join(directory, f"perfused{target.replace('/', '-')}.trace")
+
+
+def toggle_trace(daemon: "Supervisor") -> None:
+    """SIGUSR1: start tracing all mounts; the second one writes every mount's trace and stops."""
+    if not daemon.tracing:
+        daemon.tracing = True
+        LOGGER.info("tracing on")
+        daemon.tell_all({"op": "trace-on"})
+        return
+    daemon.tracing = False
+    for made in daemon.mounted.values():
+        if made.up:
+            _write_trace(daemon, made)
+    daemon.tell_all({"op": "trace-off"})
+    LOGGER.info("tracing off")
+
+
+def _write_trace(daemon: "Supervisor", made: "Mounted") -> None:
+    """The daemon opens the file, its worker writes it: 0600, the mount's user's and root's."""
+    directory = daemon.config.daemon.trace_dir
+    path = trace_path(directory, made.target)
+    try:
+        os.makedirs(directory, mode=0o755, exist_ok=True)
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, 0o600)
+    except OSError as bad:
+        LOGGER.error("%s: trace not written: %s: %s", made.target, path, bad.strerror)
+        return
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            LOGGER.error("%s: trace not written: %s is no regular file", made.target, path)
+            return
+        if os.geteuid() == 0:
+            os.fchown(fd, made.client.uid, made.client.gid)
+        channel.send(made.channel, {"op": "dump"}, (fd,), socket.MSG_DONTWAIT)
+        LOGGER.info("%s: trace written to %s", made.target, path)
+    except OSError as bad:
+        LOGGER.error("%s: trace not written: %s: %s", made.target, path, bad.strerror)
+    finally:
+        os.close(fd)

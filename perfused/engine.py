@@ -1,0 +1,468 @@
+"""The connection as a sans-I/O state machine: frames and times in, frames and events out.
+
+Here: what is in flight, what a reply must look like, INIT, interrupts, notifications, deadlines. Two lists indexed by
+opcode say what happens to a request and to its reply; None means pass through, which is what nearly every entry is.
+Never here: descriptors, threads, clocks. The relay inlines the plain case and calls in here for everything else; both of
+its threads and the sweeper may call at once, and every shared step is one operation on a dict, which is atomic.
+"""
+
+import errno
+import struct
+from collections.abc import Callable, Sequence
+from enum import Enum
+from typing import NamedTuple, Protocol
+
+from perfused import negotiate
+from perfused.negotiate import OUT_HEADER, Offer, Terms
+from wire import codec, compat
+from wire.control import UNIQUE_CONTROL
+from wire.errors import WireError
+from wire.flags import UNIQUE_RESEND
+from wire.opcodes import BY_NUMBER, NOTIFY_BY_NUMBER, Opcode, ReplyRule, name_of
+
+#: What the relay decodes of a request in one go: in_header, and the first 20 bytes of the body as read_in has them.
+#: Past the end of a short frame these are bytes of an older frame: only `SIZE` of an opcode that has one is ever used.
+HEAD = struct.Struct(codec.in_header.format + "QQI")
+LEN, OPCODE, UNIQUE, NODEID, UID, GID, PID = range(7)
+FH, OFFSET, SIZE = 9, 10, 11
+OUT = codec.out_header.struct
+
+#: Opcodes above this share the last entry of every list.
+SLOTS = 128
+MAX_ERRNO = 511
+#: requests answered here whose late reply is still recognised
+LATE_KEPT = 4096
+
+Head = tuple[int, ...]
+Buffer = bytes | bytearray | memoryview
+RequestHook = Callable[[Head, Buffer], Buffer | None]
+ReplyHook = Callable[[Head, int, memoryview], Buffer | None]
+
+
+class State(Enum):
+    """Where a connection is; TRANSITIONS says what may follow what."""
+
+    NEW = "mounted, INIT not seen yet"
+    INIT_SENT = "INIT is with the filesystem"
+    RUNNING = "INIT answered"
+    REFUSED = "the filesystem refused INIT or answered what no kernel takes"
+    ENDED = "nothing will be relayed any more"
+
+
+TRANSITIONS: dict[State, frozenset[State]] = {
+    State.NEW: frozenset({State.INIT_SENT, State.ENDED}),
+    State.INIT_SENT: frozenset({State.RUNNING, State.REFUSED, State.ENDED}),
+    State.RUNNING: frozenset({State.ENDED}),
+    State.REFUSED: frozenset({State.ENDED}),
+    State.ENDED: frozenset(),
+}
+
+
+class PeerFault(NamedTuple):
+    """The filesystem broke the protocol. `answered`: the caller got EIO for it."""
+
+    opcode: int
+    unique: int
+    field: str
+    detail: str
+    answered: bool
+
+
+class Negotiated(NamedTuple):
+    """INIT is settled, or (terms None) refused; notes are sentences for the log."""
+
+    terms: Terms | None
+    notes: list[str]
+
+
+class AnsweredHere(NamedTuple):
+    """A request the filesystem left unanswered got `error` from us; `why` is `deadline` or `caller killed`."""
+
+    opcode: int
+    unique: int
+    nodeid: int
+    error: int
+    age: float
+    why: str
+
+
+class Observer(Protocol):
+    """Sees frames go by; must not raise, must not block, and must copy what it keeps. `opcodes` None is all."""
+
+    opcodes: frozenset[int] | None
+
+    def request(self, head: Head, frame: Buffer) -> None:
+        """A request, as the kernel sent it."""
+
+    def reply(self, head: Head, error: int, frame: Buffer) -> None:
+        """What answered it: the filesystem's checked reply, or ours; `error` is 0 or a negative errno."""
+
+    def notice(self, frame: Buffer) -> None:
+        """A notification of the filesystem's."""
+
+
+Event = PeerFault | Negotiated | AnsweredHere
+
+
+class LocalFault(Exception):
+    """We did what the state does not allow: a bug here, never the peer's."""
+
+
+class Rules(NamedTuple):
+    """What a mount is started with; times in seconds, 0 is never."""
+
+    max_frame: int
+    refused: int
+    minor: int
+    deadline: float
+    interrupt_grace: float
+    killed_grace: float
+
+
+class Counters:
+    """What has been relayed; lists are indexed by opcode, the last entry takes all opcodes past the table."""
+
+    __slots__ = (
+        "bad_notifications",
+        "bad_replies",
+        "errors",
+        "gone",
+        "interrupts",
+        "late",
+        "notifications",
+        "requests",
+    )
+
+    def __init__(self) -> None:
+        self.requests = [0] * SLOTS
+        self.errors = [0] * SLOTS
+        self.notifications = 0
+        self.bad_notifications = 0
+        self.bad_replies = 0
+        #: replies to requests that were answered here before
+        self.late = 0
+        #: replies the kernel no longer wanted
+        self.gone = 0
+        self.interrupts = 0
+
+
+def slot(opcode: int) -> int:
+    """Where an opcode's entry is in every list."""
+    return opcode if opcode < SLOTS - 1 else SLOTS - 1
+
+
+class Engine:
+    """One FUSE connection. `emit` takes events for the log."""
+
+    def __init__(self, rules: Rules, emit: Callable[[Event], None]) -> None:
+        self.rules = rules
+        self.emit = emit
+        self.state = State.NEW
+        self.offer: Offer | None = None
+        self.terms: Terms | None = None
+        self.counters = Counters()
+        self.observers: tuple[Observer, ...] = ()
+        #: unique -> HEAD of every request that owes a reply
+        self.inflight: dict[int, Head] = {}
+        #: uniques answered here whose late reply is still to come
+        self.answered: dict[int, int] = {}
+        #: unique -> when the sweeper first saw it in flight
+        self.seen: dict[int, float] = {}
+        self.interrupted: dict[int, float] = {}
+        self._own_interrupts: set[int] = set()
+        self.base_request: list[RequestHook | None] = [None] * SLOTS
+        self.base_reply: list[ReplyHook | None] = [None] * SLOTS
+        for row in BY_NUMBER.values():
+            if row.reply_rule is ReplyRule.NEVER:
+                self.base_request[slot(row.number)] = self._unanswered
+        self.base_request[Opcode.INTERRUPT] = self._interrupt
+        self.base_request[Opcode.INIT] = self._init_request
+        self.base_reply[Opcode.INIT] = self._init_reply
+        #: what the relay reads; observers are wound around the base entries here
+        self.on_request: list[RequestHook | None] = list(self.base_request)
+        self.on_reply: list[ReplyHook | None] = list(self.base_reply)
+        #: length of a whole good reply by opcode; -1 up to the request's size, -2 any, 0 none is due
+        self.expected: list[int] = compat.reply_sizes(rules.minor)
+
+    def observe(self, observers: Sequence[Observer]) -> None:
+        """Wind `observers` around the base entries, in place of those before; none leaves the plain lists."""
+        self.observers = tuple(observers)
+        for at in range(SLOTS):
+            chosen = [each for each in observers if each.opcodes is None or at in each.opcodes]
+            base_request, base_reply = self.base_request[at], self.base_reply[at]
+            self.on_request[at] = _around_request(base_request or self.track, chosen) if chosen else base_request
+            self.on_reply[at] = _around_reply(base_reply, chosen) if chosen else base_reply
+
+    def to(self, state: State) -> None:
+        """Enter `state`. Raises LocalFault where TRANSITIONS does not allow it."""
+        if state not in TRANSITIONS[self.state]:
+            raise LocalFault(f"{self.state.name} does not lead to {state.name}")
+        self.state = state
+
+    # -- requests ------------------------------------------------------------------------------------------------
+
+    def track(self, head: Head, frame: Buffer) -> Buffer:
+        """Note a request as in flight and pass it on: what the relay inlines where no entry is set."""
+        self.inflight[head[UNIQUE]] = head
+        return frame
+
+    def _unanswered(self, head: Head, frame: Buffer) -> Buffer:
+        """FORGET and its like: nothing is owed."""
+        return frame
+
+    def _interrupt(self, head: Head, frame: Buffer) -> Buffer | None:
+        """INTERRUPT: its unique is the target's with bit 0 set (measured, 6.18); pointless once the target is answered."""
+        self.counters.interrupts += 1
+        target = head[FH]
+        return frame if target in self.inflight else None
+
+    def _init_request(self, head: Head, frame: Buffer) -> Buffer | None:
+        try:
+            shown, self.offer, notes = negotiate.offer(frame, self.rules.refused, self.rules.minor)
+        except WireError as bad:
+            self.emit(Negotiated(None, [f"the kernel's INIT cannot be read: {bad}"]))
+            return None
+        self.to(State.INIT_SENT)
+        if notes:
+            self.emit(Negotiated(None, notes))
+        self.inflight[head[UNIQUE]] = head
+        return shown
+
+    # -- replies -------------------------------------------------------------------------------------------------
+
+    def reply(
+        self, head: Head | None, length: int, error: int, unique: int, frame: memoryview, size: int
+    ) -> Buffer | None:
+        """What goes to the kernel for one packet of the filesystem; None where nothing does.
+
+        `frame` is what was received of a packet of `size` bytes, `length`, `error`, `unique` its out_header (zeros where
+        the packet is shorter than 16 bytes), `head` the request it answers, already taken out of `inflight`.
+        """
+        if head is None:
+            return self._unasked(length, error, unique, frame, size)
+        opcode = head[OPCODE]
+        fault = self._fault(head, length, error, frame, size)
+        if fault:
+            return self._bad(head, *fault)
+        if error:
+            self.counters.errors[slot(opcode)] += 1
+        hook = self.on_reply[slot(opcode)]
+        return frame if hook is None else hook(head, error, frame)
+
+    def _fault(self, head: Head, length: int, error: int, frame: memoryview, size: int) -> tuple[str, str] | None:
+        """What is wrong with a reply to `head`: the field and a sentence, or None."""
+        if size > len(frame):
+            return "len", f"the packet has {size} bytes, this device carries {len(frame)}"
+        if length != size:
+            return "len", f"len is {length}, the packet has {size} bytes"
+        if error > 0:
+            return "error", f"error is {error}: it must be 0 or a negative errno"
+        if error < -MAX_ERRNO:
+            return "error", f"error is {error}: Linux takes errnos up to {MAX_ERRNO}"
+        if error:
+            return (
+                ("len", f"a reply with error {error} carries {size - OUT_HEADER} bytes of payload")
+                if size > OUT_HEADER
+                else None
+            )
+        want = self.expected[slot(head[OPCODE])]
+        if want > 0 and size != want:
+            return "len", f"the reply has {size - OUT_HEADER} bytes after its header, it must have {want - OUT_HEADER}"
+        most = self._most(head, want)
+        if most is not None and size > OUT_HEADER + most:
+            return "len", f"the reply has {size - OUT_HEADER} bytes of data, at most {most} were asked for"
+        return None
+
+    def _most(self, head: Head, want: int) -> int | None:
+        """Most bytes of data a reply may carry where the request bounds it."""
+        opcode = head[OPCODE]
+        if want == -1:
+            return head[SIZE]
+        if opcode in (Opcode.GETXATTR, Opcode.LISTXATTR):
+            # getxattr_in begins with its size; a size of 0 asks for getxattr_out, 8 bytes.
+            return struct.unpack_from("=I", struct.pack("=Q", head[FH]))[0] or 8
+        if opcode == Opcode.READLINK:
+            return negotiate.PAGE
+        return None
+
+    def _bad(self, head: Head, field: str, detail: str) -> bytes:
+        self.counters.bad_replies += 1
+        self.emit(PeerFault(head[OPCODE], head[UNIQUE], field, detail, True))
+        answer = negotiate.refusal(head[UNIQUE], -errno.EIO)
+        self._tell(head, -errno.EIO, answer)
+        return answer
+
+    def _unasked(self, length: int, error: int, unique: int, frame: memoryview, size: int) -> Buffer | None:
+        """A packet that answers nothing in flight: a notification, an INTERRUPT's answer, a late reply, or a fault."""
+        if size == length == len(frame) and size >= OUT_HEADER:
+            if unique == 0:
+                return self._notification(error, frame)
+            if unique & 1 and size == OUT_HEADER and error in (-errno.EAGAIN, -errno.ENOSYS):
+                return self._interrupt_answer(error, unique, frame)
+            if self.answered.pop(unique, None) is not None:
+                self.counters.late += 1
+                return None
+        self.counters.bad_replies += 1
+        if size < OUT_HEADER:
+            self.emit(PeerFault(0, 0, "len", f"a packet of {size} bytes: a reply has at least {OUT_HEADER}", False))
+        elif unique != UNIQUE_CONTROL:
+            self.emit(PeerFault(0, unique, "unique", "no request in flight has this unique", False))
+        else:
+            self.emit(PeerFault(0, unique, "unique", "a control frame on a device that is mounted", False))
+        return None
+
+    def _interrupt_answer(self, error: int, unique: int, frame: memoryview) -> Buffer | None:
+        target = unique ^ 1
+        if target in self._own_interrupts:
+            self._own_interrupts.discard(target)
+            return None
+        return frame if target in self.inflight else None
+
+    def _notification(self, code: int, frame: memoryview) -> Buffer | None:
+        """A notification: known codes are checked for the size of their fixed part, unknown ones pass to the kernel."""
+        self.counters.notifications += 1
+        row = NOTIFY_BY_NUMBER.get(code)
+        if row is not None and row.struct and len(frame) < OUT_HEADER + compat.size(row.struct, self.rules.minor):
+            self.counters.bad_notifications += 1
+            need = compat.size(row.struct, self.rules.minor)
+            detail = (
+                f"NOTIFY_{row.name} has {len(frame) - OUT_HEADER} bytes after its header, at least {need} are needed"
+            )
+            self.emit(PeerFault(0, 0, "len", detail, False))
+            return None
+        for each in self.observers:
+            each.notice(frame)
+        return frame
+
+    def _init_reply(self, head: Head, error: int, frame: memoryview) -> Buffer | None:
+        if self.offer is None or self.state is not State.INIT_SENT:
+            return frame
+        if error:
+            self.to(State.REFUSED)
+            self.emit(Negotiated(None, [f"the filesystem refused INIT: {errno.errorcode.get(-error, error)}"]))
+            return frame
+        try:
+            out, terms, notes = negotiate.settle(frame, self.offer, self.rules.max_frame)
+        except WireError as bad:
+            self.to(State.REFUSED)
+            self.counters.bad_replies += 1
+            self.emit(PeerFault(Opcode.INIT, head[UNIQUE], bad.field, str(bad), True))
+            return negotiate.refusal(head[UNIQUE], -errno.EIO)
+        self.terms = terms
+        self.expected[:] = compat.reply_sizes(max(terms.minor, 1))
+        self.to(State.RUNNING)
+        self.emit(Negotiated(terms, notes))
+        return out
+
+    def rejected(self, frame: Buffer, code: int) -> bytes | None:
+        """The kernel took `frame` with errno `code`: what to write instead, or None.
+
+        ENOENT: the request is gone (interrupted, or aborted). EINVAL: it looked good to us, not to the kernel; where the
+        kernel has not consumed the request with it, EIO answers it (measured: protocol.md c.8).
+        """
+        length, error, unique = OUT.unpack_from(frame)
+        if unique == 0:
+            self.counters.bad_notifications += 1
+            return None
+        if code != errno.EINVAL:
+            self.counters.gone += 1
+            return None
+        self.counters.bad_replies += 1
+        detail = f"the kernel refused a reply of {length} bytes with error {error}: Invalid argument"
+        self.emit(PeerFault(0, unique, "payload", detail, True))
+        return negotiate.refusal(unique, -errno.EIO)
+
+    def unsendable(self, head: Head) -> bytes | None:
+        """The filesystem's socket does not take this request: answer it EIO, where it owes an answer."""
+        if self.inflight.pop(head[UNIQUE], None) is None:
+            return None
+        self.emit(
+            PeerFault(
+                head[OPCODE], head[UNIQUE], "len", f"a request of {head[LEN]} bytes does not fit the device", True
+            )
+        )
+        return negotiate.refusal(head[UNIQUE], -errno.EIO)
+
+    # -- time ----------------------------------------------------------------------------------------------------
+
+    def sweep(self, now: float, dying: Callable[[int], bool]) -> tuple[list[bytes], list[bytes]]:
+        """Look for requests nobody answers: (frames for the kernel, frames for the filesystem).
+
+        Call about every quarter of the shortest time in `rules`. A request's age counts from the first sweep that saw
+        it, so it is early by at most one interval; nothing is stamped on the hot path. `dying(pid)` tells whether a
+        caller has been killed. Only the sweeper calls this.
+        """
+        rules, seen = self.rules, self.seen
+        current = list(self.inflight.items())
+        for gone in seen.keys() - {unique for unique, _ in current}:
+            del seen[gone]
+            self.interrupted.pop(gone, None)
+            self._own_interrupts.discard(gone)
+        to_kernel: list[bytes] = []
+        to_filesystem: list[bytes] = []
+        for unique, head in current:
+            age = now - seen.setdefault(unique, now)
+            if head[OPCODE] == Opcode.INIT:
+                continue
+            if rules.killed_grace and age >= rules.killed_grace and dying(head[PID]):
+                self._answer(to_kernel, head, -errno.EINTR, age, "caller killed")
+            elif rules.deadline and age >= rules.deadline and head[OPCODE] != Opcode.SETLKW:
+                since = self.interrupted.get(unique)
+                if since is None:
+                    self.interrupted[unique] = now
+                    self._own_interrupts.add(unique)
+                    to_filesystem.append(self._make_interrupt(unique))
+                elif now - since >= rules.interrupt_grace:
+                    self._answer(to_kernel, head, -errno.EIO, age, "deadline")
+        return to_kernel, to_filesystem
+
+    def _answer(self, out: list[bytes], head: Head, error: int, age: float, why: str) -> None:
+        unique = head[UNIQUE]
+        if self.inflight.pop(unique, None) is None:
+            return
+        self.answered[unique] = error
+        self.counters.errors[slot(head[OPCODE])] += 1
+        while len(self.answered) > LATE_KEPT:
+            self.answered.pop(next(iter(self.answered)), None)
+        out.append(negotiate.refusal(unique, error))
+        self._tell(head, error, out[-1])
+        self.emit(AnsweredHere(head[OPCODE], unique, head[NODEID], error, age, why))
+
+    @staticmethod
+    def _make_interrupt(target: int) -> bytes:
+        body = codec.interrupt_in.pack(target)
+        unique = (target & ~UNIQUE_RESEND) | 1
+        return codec.in_header.pack(40 + len(body), Opcode.INTERRUPT, unique, 0, 0, 0, 0, 0, 0) + body
+
+    def _tell(self, head: Head, error: int, frame: bytes) -> None:
+        """Show observers an answer of ours."""
+        for each in self.observers:
+            if each.opcodes is None or slot(head[OPCODE]) in each.opcodes:
+                each.reply(head, error, frame)
+
+
+def describe(head: Head) -> str:
+    """A request in flight, for a log line."""
+    return f"{name_of(head[OPCODE])} unique={head[UNIQUE]} nodeid={head[NODEID]} pid={head[PID]}"
+
+
+def _around_request(base: RequestHook, observers: Sequence[Observer]) -> RequestHook:
+    sees = [each.request for each in observers]
+
+    def observed(head: Head, frame: Buffer) -> Buffer | None:
+        for see in sees:
+            see(head, frame)
+        return base(head, frame)
+
+    return observed
+
+
+def _around_reply(base: ReplyHook | None, observers: Sequence[Observer]) -> ReplyHook:
+    sees = [each.reply for each in observers]
+
+    def observed(head: Head, error: int, frame: memoryview) -> Buffer | None:
+        for see in sees:
+            see(head, error, frame)
+        return frame if base is None else base(head, error, frame)
+
+    return observed

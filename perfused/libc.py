@@ -1,0 +1,169 @@
+"""The daemon's system calls that Python does not have, through cffi in ABI mode.
+
+Every function raises OSError with the errno of the call. Numbers and flags are those of the Linux headers; system calls
+above 423 have one number on every architecture. Nothing here decides anything.
+"""
+
+import os
+import struct
+from typing import Any
+
+from perfused._libc_cffi import ffi
+
+_libc: Any = ffi.dlopen(None)
+
+SYS_MOVE_MOUNT = 429
+SYS_FSOPEN = 430
+SYS_FSCONFIG = 431
+SYS_FSMOUNT = 432
+
+CLONE_NEWNS = 0x0002_0000
+
+FSOPEN_CLOEXEC = 1
+FSCONFIG_SET_FLAG = 0
+FSCONFIG_SET_STRING = 1
+FSCONFIG_CMD_CREATE = 6
+FSMOUNT_CLOEXEC = 1
+MOVE_MOUNT_F_EMPTY_PATH = 0x04
+MOVE_MOUNT_T_EMPTY_PATH = 0x40
+
+MOUNT_ATTR_RDONLY = 0x01
+MOUNT_ATTR_NOSUID = 0x02
+MOUNT_ATTR_NODEV = 0x04
+MOUNT_ATTR_NOEXEC = 0x08
+MOUNT_ATTR_NOATIME = 0x10
+MOUNT_ATTR_STRICTATIME = 0x20
+MOUNT_ATTR_NODIRATIME = 0x80
+
+MS_RDONLY = 0x1
+MS_NOSUID = 0x2
+MS_NODEV = 0x4
+MS_NOEXEC = 0x8
+MS_SYNCHRONOUS = 0x10
+MS_MANDLOCK = 0x40
+MS_DIRSYNC = 0x80
+MS_NOSYMFOLLOW = 0x100
+MS_NOATIME = 0x400
+MS_NODIRATIME = 0x800
+MS_BIND = 0x1000
+MS_REC = 0x4000
+MS_SILENT = 0x8000
+MS_PRIVATE = 0x4_0000
+MS_RELATIME = 0x20_0000
+MS_STRICTATIME = 0x100_0000
+MS_LAZYTIME = 0x200_0000
+
+MNT_FORCE = 1
+MNT_DETACH = 2
+UMOUNT_NOFOLLOW = 8
+
+PR_SET_DUMPABLE = 4
+PR_SET_NAME = 15
+PR_CAPBSET_DROP = 24
+PR_SET_NO_NEW_PRIVS = 38
+PR_CAP_AMBIENT = 47
+PR_CAP_AMBIENT_CLEAR_ALL = 4
+
+_CAPSET = {"x86_64": 126, "s390x": 185, "ppc64le": 184}.get(os.uname().machine, 91)
+_CAP_VERSION_3 = 0x2008_0522
+
+
+def _check(result: int, what: str) -> int:
+    if result < 0:
+        code = ffi.errno
+        raise OSError(code, os.strerror(code), what)
+    return result
+
+
+def _c(value: bytes | None) -> Any:
+    return ffi.NULL if value is None else ffi.new("char[]", value)
+
+
+def _long(value: int) -> Any:
+    return ffi.cast("long", value)
+
+
+def mount(source: bytes, target: bytes, fstype: bytes | None, flags: int, data: bytes | None) -> None:
+    """mount(2)."""
+    _check(_libc.mount(_c(source), _c(target), _c(fstype), flags, _c(data)), "mount")
+
+
+def umount2(target: bytes, flags: int) -> None:
+    """umount2(2); `flags` are MNT_FORCE, MNT_DETACH, UMOUNT_NOFOLLOW."""
+    _check(_libc.umount2(_c(target), flags), "umount2")
+
+
+def fsopen(fstype: bytes) -> int:
+    """fsopen(2), close-on-exec: a descriptor of a filesystem context, whose read(2) gives the kernel's messages."""
+    return _check(_libc.syscall(SYS_FSOPEN, _c(fstype), _long(FSOPEN_CLOEXEC)), "fsopen")
+
+
+def fsconfig_string(fd: int, key: bytes, value: bytes) -> None:
+    """fsconfig(2) FSCONFIG_SET_STRING: values of at most 255 bytes."""
+    result = _libc.syscall(SYS_FSCONFIG, _long(fd), _long(FSCONFIG_SET_STRING), _c(key), _c(value), _long(0))
+    _check(result, f"fsconfig {key.decode(errors='replace')}")
+
+
+def fsconfig_flag(fd: int, key: bytes) -> None:
+    """fsconfig(2) FSCONFIG_SET_FLAG."""
+    result = _libc.syscall(SYS_FSCONFIG, _long(fd), _long(FSCONFIG_SET_FLAG), _c(key), ffi.NULL, _long(0))
+    _check(result, f"fsconfig {key.decode(errors='replace')}")
+
+
+def fsconfig_create(fd: int) -> None:
+    """fsconfig(2) FSCONFIG_CMD_CREATE: make the superblock."""
+    result = _libc.syscall(SYS_FSCONFIG, _long(fd), _long(FSCONFIG_CMD_CREATE), ffi.NULL, ffi.NULL, _long(0))
+    _check(result, "fsconfig create")
+
+
+def fsmount(fd: int, attributes: int) -> int:
+    """fsmount(2), close-on-exec: a descriptor of a mount that stands nowhere yet; `attributes` are MOUNT_ATTR_*."""
+    return _check(_libc.syscall(SYS_FSMOUNT, _long(fd), _long(FSMOUNT_CLOEXEC), _long(attributes)), "fsmount")
+
+
+def move_mount(mount_fd: int, target_fd: int) -> None:
+    """move_mount(2) between two descriptors: no path is walked."""
+    flags = MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH
+    empty = _c(b"")
+    _check(_libc.syscall(SYS_MOVE_MOUNT, _long(mount_fd), empty, _long(target_fd), empty, _long(flags)), "move_mount")
+
+
+def setns(fd: int, kind: int) -> None:
+    """setns(2)."""
+    _check(_libc.setns(fd, kind), "setns")
+
+
+def unshare(flags: int) -> None:
+    """unshare(2)."""
+    _check(_libc.unshare(flags), "unshare")
+
+
+def prctl(option: int, a: int = 0, b: int = 0, c: int = 0, d: int = 0) -> int:
+    """prctl(2) with integer arguments."""
+    return _check(_libc.prctl(option, a, b, c, d), "prctl")
+
+
+def set_name(name: str) -> None:
+    """Name this thread as ps(1) shows it: the first 15 bytes of `name`."""
+    text = ffi.new("char[]", name.encode()[:15])
+    _libc.prctl(PR_SET_NAME, int(ffi.cast("uintptr_t", text)), 0, 0, 0)
+
+
+def drop_capabilities() -> None:
+    """Empty all capability sets of this process, for good: bounding, ambient, permitted, effective, inheritable."""
+    for capability in range(64):
+        if _libc.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0) < 0:
+            break
+    _libc.prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
+    header = ffi.new("char[]", struct.pack("=Ii", _CAP_VERSION_3, 0))
+    empty = ffi.new("char[]", bytes(24))
+    _check(_libc.syscall(_CAPSET, header, empty), "capset")
+
+
+def filesystem_type(fd: int) -> int:
+    """f_type of fstatfs(2) (linux/magic.h) for any descriptor, O_PATH too: the first word of struct statfs
+    (its first half on s390x)."""
+    buffer = ffi.new("long[32]")
+    _check(_libc.fstatfs(fd, buffer), "fstatfs")
+    word = int(buffer[0])
+    return (word >> 32 if os.uname().machine == "s390x" else word) & 0xFFFF_FFFF

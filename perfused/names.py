@@ -1,0 +1,85 @@
+"""Paths from frames: which nodeid was last seen under which parent and name.
+
+Learnt from requests and replies as they go by, so it knows only what it has seen; bounded. Used where frames are shown
+(traces), in the worker and in perfusectl alike. Never on the hot path, never for a decision.
+"""
+
+import sys
+
+from wire import compat, tails
+from wire.flags import ROOT_ID
+from wire.opcodes import BY_NUMBER, Opcode
+
+IN_HEADER = 40
+OUT_HEADER = 16
+_ORDER = sys.byteorder
+#: nodes remembered; the longest unseen is dropped first
+KEPT = 65_536
+_MAKES_ENTRY = frozenset({Opcode.LOOKUP, Opcode.MKNOD, Opcode.MKDIR, Opcode.SYMLINK, Opcode.LINK, Opcode.CREATE})
+
+
+def names_in(frame: bytes | memoryview, minor: int) -> list[bytes]:
+    """The names a request carries (none, one or two), without their NULs; a frame cut short gives what is there."""
+    opcode = int.from_bytes(frame[4:8], _ORDER)
+    row = BY_NUMBER.get(opcode)
+    if row is None or not row.names:
+        return []
+    start = IN_HEADER + compat.request_head_size(opcode, minor)
+    return bytes(frame[start : start + 8192]).split(b"\0")[: row.names]
+
+
+class Names:
+    """nodeid -> (parent nodeid, name)."""
+
+    def __init__(self) -> None:
+        self.nodes: dict[int, tuple[int, bytes]] = {}
+        self.children: dict[tuple[int, bytes], int] = {}
+
+    def learn(self, request: bytes | memoryview, reply: bytes | memoryview, minor: int) -> None:
+        """Take what a request and its good reply (whole frames; the reply's first 144 bytes are enough) tell."""
+        opcode, nodeid = int.from_bytes(request[4:8], _ORDER), int.from_bytes(request[16:24], _ORDER)
+        if opcode in _MAKES_ENTRY:
+            names = names_in(request, minor)
+            child = int.from_bytes(reply[OUT_HEADER : OUT_HEADER + 8], _ORDER)
+            if child and names:
+                self.put(child, nodeid, names[0])
+        elif opcode in (Opcode.RENAME, Opcode.RENAME2):
+            names = names_in(request, minor)
+            moved = self.children.pop((nodeid, names[0]), 0) if len(names) == 2 else 0
+            if moved:
+                newdir = int.from_bytes(request[IN_HEADER : IN_HEADER + 8], _ORDER)
+                self.put(moved, newdir, names[1])
+        elif opcode in (Opcode.UNLINK, Opcode.RMDIR):
+            names = names_in(request, minor)
+            if names:
+                self.children.pop((nodeid, names[0]), None)
+        elif opcode == Opcode.READDIRPLUS:
+            for each in tails.parse_direntplus(bytes(reply[OUT_HEADER:]))[0]:
+                child = int.from_bytes(each.entry[:8], _ORDER)
+                if child and each.name not in (b".", b".."):
+                    self.put(child, nodeid, each.name)
+
+    def put(self, nodeid: int, parent: int, name: bytes) -> None:
+        """Remember where a node was seen."""
+        if nodeid == ROOT_ID or nodeid == parent:
+            return
+        self.nodes.pop(nodeid, None)
+        self.nodes[nodeid] = (parent, name)
+        self.children[parent, name] = nodeid
+        if len(self.nodes) > KEPT:
+            oldest = next(iter(self.nodes))
+            self.children.pop(self.nodes.pop(oldest), None)
+
+    def path(self, nodeid: int, name: bytes = b"") -> str:
+        """Where a node is in the mount: `/a/b`; `<77>/b` where an ancestor was never seen. Bytes that are no UTF-8 are escaped."""
+        parts = [name] if name else []
+        at = nodeid
+        for _ in range(256):
+            if at == ROOT_ID or at not in self.nodes:
+                break
+            at, part = self.nodes[at]
+            parts.append(part)
+        text = "/".join(part.decode("utf-8", "backslashreplace") for part in reversed(parts))
+        if at == ROOT_ID:
+            return "/" + text
+        return f"<{at}>/{text}" if text else f"<{at}>"

@@ -1,0 +1,214 @@
+"""The only loop that moves bytes: two blocking threads a mount, kernel to filesystem and filesystem to kernel.
+
+A plain frame costs: read, decode its head, note it in flight, send; receive, decode, check, write. Everything else is the
+engine's. Buffers are made once; frames pass as views of them. Reads never wait for a handler, and no lock is held over a
+system call: what the threads share are dicts, each step on them atomic.
+"""
+
+import errno
+import os
+import queue
+import select
+import socket
+import threading
+from collections.abc import Callable
+
+from perfused.engine import HEAD, OPCODE, OUT, SIZE, SLOTS, UNIQUE, Buffer, Engine
+from perfused.negotiate import OUT_HEADER
+
+#: Errors of read(2) on /dev/fuse after which reading goes on: interrupted; the request was taken back meanwhile.
+RETRY = frozenset({errno.EINTR, errno.EAGAIN, errno.ENOENT})
+#: Notifications waiting for the kernel: how many at most, and how long one more waits before it is dropped, in seconds.
+NOTICES = 1024
+NOTICE_WAIT = 5.0
+
+CLOSED = "the filesystem closed its device"
+_LAST = SLOTS - 1
+
+
+class Relay:
+    """Moves frames between the kernel's descriptor and a filesystem's socket for one engine.
+
+    `ended(reason)` is called once, from whichever thread sees the end first; it must not block.
+    """
+
+    def __init__(self, engine: Engine, device: int, sock: socket.socket, ended: Callable[[str], None]) -> None:
+        self.engine = engine
+        self.device = device
+        self.sock = sock
+        self._ended = ended
+        self._once = threading.Lock()
+        self._notices: queue.Queue[bytes] | None = None
+        self.dropped_notices = 0
+        size = engine.rules.max_frame
+        self._from_kernel = bytearray(size)
+        self._from_filesystem = bytearray(size)
+
+    def start(self) -> list[threading.Thread]:
+        """Start both threads; they end by themselves when the mount or the filesystem is gone."""
+        threads = [
+            threading.Thread(target=self._guard, args=(self._kernel_to_filesystem,), name="requests", daemon=True),
+            threading.Thread(target=self._guard, args=(self._filesystem_to_kernel,), name="replies", daemon=True),
+        ]
+        for each in threads:
+            each.start()
+        return threads
+
+    def _guard(self, loop: Callable[[], str]) -> None:
+        try:
+            self._end(loop())
+        except Exception as fault:
+            self._end(f"internal error: {type(fault).__name__}: {fault}")
+            raise
+
+    def _end(self, reason: str) -> None:
+        if self._once.acquire(blocking=False):
+            self._ended(reason)
+
+    def _kernel_to_filesystem(self) -> str:
+        engine = self.engine
+        device, buffers = self.device, [self._from_kernel]
+        view = memoryview(self._from_kernel)
+        readv, unpack, send = os.readv, HEAD.unpack_from, self.sock.send
+        inflight, hooks, counts = engine.inflight, engine.on_request, engine.counters.requests
+        source = self._from_kernel
+        while True:
+            try:
+                size = readv(device, buffers)
+            except OSError as bad:
+                if bad.errno in RETRY:
+                    continue
+                return self._kernel_gone(bad)
+            head = unpack(source)
+            opcode = head[OPCODE]
+            if opcode > _LAST:
+                opcode = _LAST
+            counts[opcode] += 1
+            hook = hooks[opcode]
+            frame: Buffer = view[:size]
+            if hook is None:
+                inflight[head[UNIQUE]] = head
+            else:
+                changed = hook(head, frame)
+                if changed is None:
+                    continue
+                frame = changed
+            try:
+                send(frame)
+            except OSError as bad:
+                if bad.errno in (errno.EMSGSIZE, errno.ENOBUFS):
+                    refusal = engine.unsendable(head)
+                    if refusal:
+                        self._write(refusal)
+                    continue
+                return _filesystem_gone(bad)
+
+    def _filesystem_to_kernel(self) -> str:
+        engine = self.engine
+        device, target = self.device, self._from_filesystem
+        view = memoryview(target)
+        receive, unpack, write = self.sock.recv_into, OUT.unpack_from, os.write
+        take, hooks, expected = engine.inflight.pop, engine.on_reply, engine.expected
+        capacity = len(target)
+        while True:
+            try:
+                size = receive(target, 0, socket.MSG_TRUNC)
+            except OSError as bad:
+                if bad.errno == errno.EINTR:
+                    continue
+                return _filesystem_gone(bad)
+            if size < OUT_HEADER:
+                if not size and _hung_up(self.sock):
+                    return CLOSED
+                self._hand(engine.reply(None, 0, 0, 0, view[:size], size))
+                continue
+            length, error, unique = unpack(target)
+            head = take(unique, None)
+            frame = view[:size]
+            if head is not None and not error and length == size <= capacity:
+                opcode = head[OPCODE]
+                if opcode > _LAST:
+                    opcode = _LAST
+                want = expected[opcode]
+                if hooks[opcode] is None and (want == size or (want == -1 and size - OUT_HEADER <= head[SIZE])):
+                    try:
+                        write(device, frame)
+                    except OSError as bad:
+                        self._refused(frame, bad.errno or 0)
+                    continue
+            answer = engine.reply(head, length, error, unique, frame, size)
+            if answer is not None:
+                if unique:
+                    self._hand(answer)
+                else:
+                    self._notify(answer)
+
+    def _hand(self, frame: Buffer | None) -> None:
+        """Write a frame to the kernel; one it refuses is answered by what the engine says."""
+        if frame is None:
+            return
+        try:
+            os.write(self.device, frame)
+        except OSError as bad:
+            self._refused(frame, bad.errno or 0)
+
+    def _refused(self, frame: Buffer, code: int) -> None:
+        instead = self.engine.rejected(frame, code)
+        if instead is not None:
+            self._write(instead)
+
+    def _write(self, frame: Buffer) -> None:
+        """Write an answer of ours; the kernel not wanting it any more is no news."""
+        try:
+            os.write(self.device, frame)
+        except OSError:
+            self.engine.counters.gone += 1
+
+    def _notify(self, frame: Buffer) -> None:
+        """Pass a notification on from a thread of its own.
+
+        The kernel may hold an invalidation back until a request in flight is answered, and that answer would come
+        through the very thread that is waiting: hence the one hop in the relay.
+        """
+        if self._notices is None:
+            self._notices = queue.Queue(NOTICES)
+            threading.Thread(target=self._write_notices, args=(self._notices,), name="notices", daemon=True).start()
+        try:
+            self._notices.put(bytes(frame), timeout=NOTICE_WAIT)
+        except queue.Full:
+            self.dropped_notices += 1
+
+    def _write_notices(self, notices: "queue.Queue[bytes]") -> None:
+        while True:
+            self._hand(notices.get())
+
+    def sweep(self, now: float, dying: Callable[[int], bool]) -> None:
+        """Do what the engine says of requests nobody answers; never blocks on a filesystem that does not read."""
+        to_kernel, to_filesystem = self.engine.sweep(now, dying)
+        for frame in to_kernel:
+            self._write(frame)
+        for frame in to_filesystem:
+            try:
+                self.sock.send(frame, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+            except OSError:
+                pass
+
+    def _kernel_gone(self, bad: OSError) -> str:
+        if bad.errno == errno.ENODEV:
+            return "unmounted"
+        if bad.errno == errno.ECONNABORTED:
+            return "connection aborted"
+        return f"reading /dev/fuse failed: {bad.strerror}"
+
+
+def _hung_up(sock: socket.socket) -> bool:
+    """Tell the end of file from an empty packet, which recv(2) does not."""
+    poll = select.poll()
+    poll.register(sock, select.POLLRDHUP)
+    return bool(poll.poll(0))
+
+
+def _filesystem_gone(bad: OSError) -> str:
+    if bad.errno in (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN):
+        return CLOSED
+    return f"the filesystem's device failed: {bad.strerror}"

@@ -1,0 +1,470 @@
+"""The daemon itself: one thread, one selector, a worker process for every mount.
+
+It never waits for a client, a filesystem or a mount point: whatever may block (path walks, mount, umount) happens in a
+forked process. Messages with a worker: from it `mounted`, `failed`, `ended`; to it `op` = go, stop, stats, trace,
+trace-on, trace-off, dump, mute. Never here: frames of FUSE, and what perfusectl is answered (`answers`).
+"""
+
+import errno
+import gc
+import logging
+import os
+import selectors
+import signal
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from perfused import answers, channel, keeper, libc, log, notify_systemd, unmounting, worker
+from perfused.config import Config, ConfigError
+from perfused.devices import BdiWatch
+from perfused.kernel import mounts
+from perfused.listener import Listener, Peer
+from perfused.log import LOGGER
+from perfused.policy import Client
+from perfused.unmounting import Place
+from wire import control
+from wire.control import Endpoint, Mount, Request
+
+#: seconds a connection may stay silent before its first frame
+SILENCE = 30.0
+
+
+@dataclass
+class Mounted:
+    """One mount, from the moment its worker is forked."""
+
+    number: int
+    client: Client
+    program: str
+    endpoint: Endpoint
+    request: Mount
+    namespace: int
+    pid: int
+    channel: socket.socket
+    peer: Peer | None
+    target: str = ""
+    minor: int = 0
+    fstype: str = ""
+    source: str = ""
+    since: float = field(default_factory=time.time)
+    reason: str = ""
+
+    @property
+    def place(self) -> Place:
+        """Where it stands."""
+        return Place(self.target, self.minor, self.namespace)
+
+    @property
+    def up(self) -> bool:
+        """Whether the kernel has mounted it."""
+        return bool(self.target)
+
+
+class Supervisor:
+    """The daemon; `run` returns its exit status."""
+
+    def __init__(
+        self,
+        config: Config,
+        listening: list[socket.socket],
+        reload: Callable[[], Config],
+        debug: frozenset[str] = frozenset(),
+        muted: bool = False,
+        private: socket.socket | None = None,
+        tracing: bool = False,
+    ) -> None:
+        self.config = config
+        self.debug = debug
+        self.muted = muted
+        self.tracing = tracing
+        self.mounted: dict[int, Mounted] = {}
+        self.peers: dict[int, tuple[Peer, float]] = {}
+        self._listening = listening
+        self._reload = reload
+        self._private = private
+        self._children: dict[int, Callable[[int], None]] = {}
+        self._pidfds: dict[int, int] = {}
+        self._timers: list[tuple[float, Callable[[], None]]] = []
+        self._numbers = 0
+        self._stopping = False
+        self._selector = selectors.DefaultSelector()
+        self._listener = Listener(
+            lambda: self.config, self.opens, self.mount, lambda peer, ask: answers.answer(self, peer, ask)
+        )
+        self._keeper_pid, self._keeper = keeper.start()
+        self._bdi = BdiWatch()
+
+    # -- the loop --------------------------------------------------------------------------------------------------
+
+    def run(self) -> int:
+        """Serve until told to stop, or, as a private daemon, until nobody needs it."""
+        wake_read, wake_write = socket.socketpair()
+        wake_read.setblocking(False)
+        wake_write.setblocking(False)
+        signal.set_wakeup_fd(wake_write.fileno(), warn_on_full_buffer=False)
+        for each in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+            signal.signal(each, lambda *_: None)
+        self._watch(wake_read, lambda: self._signals(wake_read))
+        self._watch_child(self._keeper_pid, self._keeper_died)
+        if self._bdi.fileno() >= 0:
+            self._watch(self._bdi.fileno(), self._bdi_events)
+        for sock in self._listening:
+            self._watch(sock, partial(self._accept, sock))
+        if self._private is not None:
+            from perfused.listener import credentials
+
+            self._adopt(Peer(self._private, -1, credentials(self._private), private=True))
+        gc.collect()
+        gc.freeze()
+        notify_systemd.notify("READY=1\nSTATUS=0 mounts")
+        LOGGER.info("ready%s", "" if self._private else f", {len(self._listening)} control socket(s)")
+        while not self._done():
+            for key, _ in self._selector.select(self._wait()):
+                # An earlier callback of this round may have closed what this event is about.
+                if key.fd in self._selector.get_map():
+                    key.data()
+            self._run_timers()
+        self._keeper.close()
+        LOGGER.info("stopped")
+        return 0
+
+    def _done(self) -> bool:
+        if self.mounted or self._children.keys() - {self._keeper_pid}:
+            return False
+        return self._stopping or (self._private is not None and not self.peers)
+
+    def _watch(self, what: Any, call: Callable[[], None]) -> None:
+        self._selector.register(what, selectors.EVENT_READ, call)
+
+    def _unwatch(self, what: Any) -> None:
+        try:
+            self._selector.unregister(what)
+        except (KeyError, ValueError):
+            pass
+
+    def later(self, seconds: float, call: Callable[[], None]) -> None:
+        """Call once, after `seconds`."""
+        self._timers.append((time.monotonic() + seconds, call))
+
+    def _wait(self) -> float | None:
+        now = time.monotonic()
+        times = [when for when, _ in self._timers] + [
+            since + SILENCE for peer, since in self.peers.values() if not peer.device
+        ]
+        return max(min(times) - now, 0.0) if times else None
+
+    def _run_timers(self) -> None:
+        now = time.monotonic()
+        due = [call for when, call in self._timers if when <= now]
+        self._timers = [each for each in self._timers if each[0] > now]
+        for call in due:
+            call()
+        for peer, since in list(self.peers.values()):
+            if not peer.device and not peer.private and since + SILENCE <= now:
+                self.dismiss(peer)
+
+    # -- clients ---------------------------------------------------------------------------------------------------
+
+    def _accept(self, sock: socket.socket) -> None:
+        peer = self._listener.accept(sock)
+        if peer is not None:
+            self._adopt(peer)
+
+    def _adopt(self, peer: Peer) -> None:
+        self.peers[peer.sock.fileno()] = peer, time.monotonic()
+        self._watch(peer.sock, lambda: self._readable(peer))
+
+    def _readable(self, peer: Peer) -> None:
+        fd = peer.sock.fileno()
+        follow = self._listener.readable(peer)
+        if follow is peer:
+            return
+        entry = self.peers.pop(fd, None)
+        if entry is None:
+            return
+        if peer.sock.fileno() >= 0:
+            self._unwatch(peer.sock)
+        else:
+            self._forget_fd(fd)
+        peer.close()
+        if follow is not None:
+            self._adopt(follow)
+
+    def _forget_fd(self, fd: int) -> None:
+        """A socket that is closed already has left epoll, but not the selector's map."""
+        try:
+            self._selector.unregister(fd)
+        except (KeyError, ValueError, OSError):
+            pass
+
+    def release(self, peer: Peer) -> None:
+        """Stop watching a peer without closing it."""
+        if self.peers.pop(peer.sock.fileno(), None) is not None:
+            self._unwatch(peer.sock)
+
+    def dismiss(self, peer: Peer) -> None:
+        """Stop watching a peer and close it."""
+        self.release(peer)
+        peer.close()
+
+    def opens(self, uid: int) -> int:
+        """Devices that a user holds and has not mounted."""
+        return sum(1 for peer, _ in self.peers.values() if peer.device and peer.client.uid == uid)
+
+    # -- mounting --------------------------------------------------------------------------------------------------
+
+    def mount(self, peer: Peer, request: Mount, target: int | None) -> None:
+        """Fork a worker that decides and mounts; its answer comes over its channel."""
+        if self._stopping:
+            peer.say(control.build_verdict(-errno.ESHUTDOWN, 0, "perfused is stopping"))
+            return
+        self.release(peer)
+        mine, theirs = channel.pair()
+        count = sum(1 for each in self.mounted.values() if each.client.uid == peer.client.uid)
+        job = worker.Job(
+            self.config, peer.client, count, request, target, peer.endpoint, peer.sock, peer.direct_device,
+            peer.namespace, theirs, self.debug, self.tracing,
+        )  # fmt: skip
+        keep = {
+            theirs.fileno(),
+            peer.sock.fileno(),
+            peer.direct_device,
+            peer.namespace,
+            target if target is not None else -1,
+        }
+        pid = self.fork(keep, lambda: worker.run(job))
+        theirs.close()
+        if target is not None:
+            os.close(target)
+        self._numbers += 1
+        made = Mounted(
+            self._numbers, peer.client, peer.name, peer.endpoint, request, peer.namespace, pid, mine, peer
+        )  # fmt: skip
+        self.mounted[made.number] = made
+        self._watch(mine, lambda: self._worker_says(made))
+        self._watch_child(pid, lambda status: self._worker_ended(made, status))
+
+    def fork(self, keep: set[int], child: Callable[[], object]) -> int:
+        """Fork; the child closes every descriptor but `keep` and the log's, and runs `child`, which must not return."""
+        pid = os.fork()
+        if pid:
+            return pid
+        try:
+            signal.set_wakeup_fd(-1)
+            unmounting.close_all_but(keep | log.descriptors())
+            child()
+        finally:
+            os._exit(70)
+
+    def _worker_says(self, made: Mounted) -> None:
+        message, fds = channel.receive(made.channel)
+        for each in fds:
+            os.close(each)
+        if message is None:
+            self._unwatch(made.channel)
+        elif "mounted" in message:
+            self._mounted(made, message["mounted"])
+        elif "failed" in message:
+            self._refused(made, message["failed"], message["message"])
+        elif "ended" in message:
+            made.reason = message["ended"]
+
+    def _mounted(self, made: Mounted, where: dict[str, Any]) -> None:
+        """Enter it into the books, tell the keeper, then the client, then let the worker go: in this order."""
+        made.target, made.minor = where["target"], where["minor"]
+        made.fstype, made.source = where["fstype"], where["source"]
+        keeper.add(self._keeper, made.number, made.place)
+        peer = made.peer
+        assert peer is not None
+        told = made.request.original or peer.say(control.build_verdict(0, made.minor, ""))
+        made.peer, peer.namespace = None, -1
+        peer.close()
+        what = f"{made.fstype} for uid {made.client.uid}{f' ({made.program})' if made.program else ''}"
+        LOGGER.info("%s: mounted, %s, endpoint %s, worker %d", made.target, what, made.endpoint.name.lower(), made.pid)
+        channel.send(made.channel, {"op": "go" if told else "stop"})
+        self._status()
+
+    def _refused(self, made: Mounted, code: int, sentence: str) -> None:
+        """Tell the client why, and give it back its device to try again; an original one is closed."""
+        peer, made.peer = made.peer, None
+        assert peer is not None
+        target = made.request.target.decode(errors="replace")
+        name = errno.errorcode.get(code, str(code))
+        LOGGER.warning("%s: not mounted for uid %d: %s (%s)", target, made.client.uid, sentence, name)
+        if made.request.original:
+            peer.close()
+            return
+        peer.say(control.build_verdict(-code, 0, sentence))
+        self._adopt(peer)
+
+    # -- ends ------------------------------------------------------------------------------------------------------
+
+    def _watch_child(self, pid: int, ended: Callable[[int], None]) -> None:
+        fd = os.pidfd_open(pid)
+        self._children[pid] = ended
+        self._pidfds[pid] = fd
+        self._watch(fd, lambda: self._reap(pid))
+
+    def _reap(self, pid: int) -> None:
+        found, status = os.waitpid(pid, os.WNOHANG)
+        if not found:
+            return
+        fd = self._pidfds.pop(pid)
+        self._unwatch(fd)
+        os.close(fd)
+        self._children.pop(pid)(status)
+
+    def _worker_ended(self, made: Mounted, status: int) -> None:
+        """Whatever ended a worker, the mount goes with it: its descriptor is closed, so nothing in it can hang."""
+        if made.channel.fileno() in self._selector.get_map():
+            while not made.reason:
+                try:
+                    message, fds = channel.receive(made.channel, socket.MSG_DONTWAIT)
+                except BlockingIOError:
+                    break
+                for each in fds:
+                    os.close(each)
+                if message is None:
+                    break
+                if "mounted" in message:
+                    self._mounted(made, message["mounted"])
+                elif "failed" in message:
+                    self._refused(made, message["failed"], message["message"])
+                made.reason = message.get("ended", made.reason)
+            self._unwatch(made.channel)
+        made.channel.close()
+        code = os.waitstatus_to_exitcode(status)
+        if made.peer is not None:
+            self._refused(made, errno.EIO, f"the worker ended before it had mounted ({_exit_text(code)})")
+        if not made.up:
+            self._remove(made)
+            return
+        reason = made.reason or f"the worker {_exit_text(code)}"
+        LOGGER.log(logging.INFO if made.reason else logging.ERROR, "%s: ended: %s", made.target, reason)
+        if made.namespace < 0 and not any(line.major == 0 and line.minor == made.minor for line in mounts()):
+            self._remove(made)
+            return
+        self.unmount(made, libc.MNT_DETACH, lambda failure: self._cleared(made, failure))
+
+    def _cleared(self, made: Mounted, failure: int) -> None:
+        if failure:
+            LOGGER.error("%s: could not be unmounted: %s", made.target, os.strerror(failure))
+        else:
+            LOGGER.info("%s: unmounted", made.target)
+        self._remove(made)
+
+    def _remove(self, made: Mounted) -> None:
+        self.mounted.pop(made.number, None)
+        if made.up:
+            keeper.remove(self._keeper, made.number)
+        if made.namespace >= 0 and made.up:
+            os.close(made.namespace)
+        self._status()
+
+    def unmount(self, made: Mounted, flags: int, then: Callable[[int], None]) -> None:
+        """Unmount in a process of its own; `then(errno)`, 0 for success, when it has ended."""
+        pid = unmounting.start(made.place, flags)
+        self._watch_child(pid, lambda status: then(unmounting.result(status)))
+
+    def _keeper_died(self, status: int) -> None:
+        if self._stopping:
+            return
+        LOGGER.error("the keeper %s; starting another", _exit_text(os.waitstatus_to_exitcode(status)))
+        self._keeper.close()
+        mine, theirs = channel.pair()
+        self._keeper_pid = self.fork({theirs.fileno()}, lambda: keeper.serve(theirs))
+        theirs.close()
+        self._keeper = mine
+        self._watch_child(self._keeper_pid, self._keeper_died)
+        for made in self.mounted.values():
+            if made.up:
+                keeper.add(self._keeper, made.number, made.place)
+
+    def _bdi_events(self) -> None:
+        for event in self._bdi.read():
+            for made in self.mounted.values():
+                if made.up and made.minor == event.minor and event.action == "remove":
+                    LOGGER.debug("%s: its superblock is gone (bdi 0:%d)", made.target, event.minor)
+                    if made.endpoint is Endpoint.DIRECT:
+                        made.reason = made.reason or "unmounted"
+                        channel.send(made.channel, {"op": "stop"}, flags=socket.MSG_DONTWAIT)
+
+    # -- signals ---------------------------------------------------------------------------------------------------
+
+    def _signals(self, wake: socket.socket) -> None:
+        try:
+            numbers = wake.recv(64)
+        except BlockingIOError:
+            return
+        for number in numbers:
+            if number in (signal.SIGTERM, signal.SIGINT):
+                self.stop(signal.Signals(number).name)
+            elif number == signal.SIGHUP:
+                self._reconfigure()
+            elif number == signal.SIGUSR1:
+                answers.toggle_trace(self)
+            elif number == signal.SIGUSR2:
+                self.muted = not self.muted
+                log.mute(self.muted)
+                self.tell_all({"op": "mute", "level": LOGGER.level})
+
+    def tell_all(self, message: dict[str, Any]) -> None:
+        """Send a message to every worker that relays."""
+        for made in self.mounted.values():
+            if made.up:
+                channel.send(made.channel, message, flags=socket.MSG_DONTWAIT)
+
+    def _reconfigure(self) -> None:
+        notify_systemd.notify("RELOADING=1")
+        try:
+            self.config = self._reload()
+            LOGGER.info("configuration read again; it holds for new mounts")
+        except ConfigError as bad:
+            LOGGER.error("configuration kept as it was: %s", bad)
+        notify_systemd.notify("READY=1")
+
+    def _status(self) -> None:
+        notify_systemd.notify(f"STATUS={sum(1 for each in self.mounted.values() if each.up)} mounts")
+
+    def stop(self, why: str) -> None:
+        """Unmount everything, by force what is in use, and end."""
+        if self._stopping:
+            return
+        self._stopping = True
+        LOGGER.info("stopping (%s): %d mount(s)", why, len(self.mounted))
+        notify_systemd.notify("STOPPING=1")
+        for each in self._listening:
+            self._unwatch(each)
+            each.close()
+        for peer, _ in list(self.peers.values()):
+            self.dismiss(peer)
+        for made in list(self.mounted.values()):
+            if made.up:
+                self.unmount(made, 0, partial(self._stop_one, made))
+        self.later(self.config.daemon.stop_timeout, self._kill_rest)
+
+    def _stop_one(self, made: Mounted, failure: int) -> None:
+        if failure and made.number in self.mounted:
+            LOGGER.warning("%s: %s; its connection is aborted", made.target, os.strerror(failure))
+            self.unmount(made, libc.MNT_FORCE | libc.MNT_DETACH, lambda _: self._end_worker(made))
+
+    def _end_worker(self, made: Mounted) -> None:
+        if made.number in self.mounted:
+            channel.send(made.channel, {"op": "stop"}, flags=socket.MSG_DONTWAIT)
+
+    def _kill_rest(self) -> None:
+        for made in self.mounted.values():
+            LOGGER.warning("%s: worker %d does not end; killed", made.target or "a mount", made.pid)
+            os.kill(made.pid, signal.SIGKILL)
+        if self.mounted:
+            self.later(1.0, self._kill_rest)
+
+
+def _exit_text(code: int) -> str:
+    if code < 0:
+        return f"was killed by {signal.Signals(-code).name}"
+    return f"exited with status {code}"

@@ -1,0 +1,432 @@
+"""One process a mount: mounts with the daemon's rights, gives them up for good, then relays until either side is gone.
+
+Forked from the supervisor, so nothing is imported twice. Talks to it over a channel (messages: README of `supervisor`).
+Never here: who is served next, and what happens to the mount point afterwards; the worker could not unmount it.
+"""
+
+import errno
+import logging
+import os
+import pwd
+import select
+import signal
+import socket
+import threading
+import time
+from collections import deque
+from typing import Any, NamedTuple, NoReturn
+
+from perfused import channel, kernel, libc, observe, policy
+from perfused.config import Config
+from perfused.engine import (
+    NODEID,
+    OPCODE,
+    PID,
+    UID,
+    AnsweredHere,
+    Engine,
+    Event,
+    Negotiated,
+    PeerFault,
+    Rules,
+    describe,
+)
+from perfused.kernel import MountError, MountInfo
+from perfused.log import LOGGER
+from perfused.negotiate import names, refused_bits
+from perfused.policy import Client
+from perfused.relay import Relay
+from wire import control
+from wire.control import Endpoint, Mount
+from wire.opcodes import name_of
+
+#: seconds between looks at unanswered requests where no deadline asks for more
+IDLE_TICK = 2.0
+#: seconds between packets of a live trace
+TRACE_TICK = 0.05
+#: at most so many lines a second about a filesystem's faults; the statistics count all
+FAULT_LINES = 10
+
+
+class Job(NamedTuple):
+    """What the supervisor forks a worker for."""
+
+    config: Config
+    client: Client
+    mine: int
+    request: Mount
+    target: int | None
+    endpoint: Endpoint
+    #: the daemon's end of the socket endpoint, or the connection of a direct one
+    device_socket: socket.socket
+    #: the /dev/fuse a direct client holds; -1 otherwise
+    direct_device: int
+    #: the client's mount namespace where it is not ours; -1 otherwise
+    namespace: int
+    channel: socket.socket
+    debug: frozenset[str]
+    trace: bool
+
+
+def run(job: Job) -> NoReturn:
+    """The worker's life; never returns."""
+    code = 1
+    try:
+        libc.set_name("perfused-mount")
+        for each in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+            signal.signal(each, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        code = _mount_and_serve(job)
+    except Exception:
+        LOGGER.exception("worker failed")
+    finally:
+        logging.shutdown()
+        os._exit(code)
+
+
+def _mount_and_serve(job: Job) -> int:
+    try:
+        device, where = perform(job)
+    except MountError as bad:
+        channel.send(job.channel, {"failed": bad.errno or errno.EIO, "message": bad.strerror})
+        return 0
+    worker = Worker(job, device, where)
+    drop_privileges(job.config.daemon.worker_user)
+    mounted = {"target": where.target, "minor": where.minor, "fstype": where.fstype, "source": where.source}
+    channel.send(job.channel, {"mounted": mounted})
+    message, _ = channel.receive(job.channel)
+    if message is None or message.get("op") != "go":
+        return 1
+    return worker.serve()
+
+
+def perform(job: Job) -> tuple[int, MountInfo]:
+    """Decide and mount: (the kernel's descriptor, what stands in mountinfo). Raises MountError."""
+    request, client = job.request, job.client
+    wanted = policy.read_options(request.fstype, request.data, request.flags)
+    device = job.direct_device if job.direct_device >= 0 else kernel.open_device()
+    proc = os.open("/proc", os.O_PATH | os.O_CLOEXEC)
+    target = job.target
+    if target is None:
+        if job.namespace >= 0:
+            libc.setns(job.namespace, libc.CLONE_NEWNS)
+        target = _open_target(request.target, client)
+    policy.allow(job.config.policy, client, wanted, target, request.flags, job.mine)
+    options = policy.settle_options(client, wanted, target, request.source, request.flags)
+    context, mounted = kernel.mount(device, options)
+    if job.namespace >= 0 and job.target is not None:
+        try:
+            libc.setns(job.namespace, libc.CLONE_NEWNS)
+        except OSError as bad:
+            raise MountError(bad.errno, f"the client's mount namespace cannot be entered: {bad.strerror}") from None
+    where = kernel.attach(device, options, context, mounted, target, proc)
+    os.close(target)
+    os.close(proc)
+    return device, where
+
+
+def _open_target(path: bytes, client: Client) -> int:
+    """The target of an original frame, walked with the client's own rights."""
+    if not path.startswith(b"/"):
+        raise MountError(errno.EINVAL, f"target {path!r}: an absolute path was expected")
+    mine = os.geteuid(), os.getegid()
+    if client.uid and not mine[0]:
+        os.setegid(client.gid)
+        os.seteuid(client.uid)
+    try:
+        return os.open(path, os.O_PATH | os.O_CLOEXEC)
+    except OSError as bad:
+        raise MountError(bad.errno, f"target {path.decode(errors='replace')}: {bad.strerror}") from None
+    finally:
+        os.seteuid(mine[0])
+        os.setegid(mine[1])
+
+
+def drop_privileges(user: str) -> None:
+    """Become `user` without capabilities or groups, for good. Where that is not ours to do (in a user namespace, or
+    started by an ordinary user) the capabilities go all the same."""
+    try:
+        entry = pwd.getpwnam(user)
+        if os.geteuid() == 0:
+            os.setgroups([])
+            os.setresgid(entry.pw_gid, entry.pw_gid, entry.pw_gid)
+            os.setresuid(entry.pw_uid, entry.pw_uid, entry.pw_uid)
+    except (OSError, KeyError) as bad:
+        LOGGER.debug("worker stays uid %d: %s", os.geteuid(), bad)
+    libc.prctl(libc.PR_SET_NO_NEW_PRIVS, 1)
+    libc.drop_capabilities()
+    libc.prctl(libc.PR_SET_DUMPABLE, 0)
+    os.umask(0o077)
+
+
+def caller_dying(pid: int) -> bool:
+    """Whether a caller has been killed: SIGKILL pending, or already exiting (proc(5): status, stat)."""
+    if pid == 0:
+        return False
+    try:
+        with open(f"/proc/{pid}/status") as status:
+            pending = [line for line in status if line.startswith(("SigPnd:", "ShdPnd:"))]
+        with open(f"/proc/{pid}/stat") as stat:
+            flags = int(stat.read().rpartition(")")[2].split()[6])
+    except (OSError, ValueError, IndexError):
+        return False
+    killed = any(int(line.split()[1], 16) >> (signal.SIGKILL - 1) & 1 for line in pending)
+    return killed or bool(flags & 0x4)
+
+
+class Worker:
+    """The main thread of a mounted worker: the channel, the clock, statistics and traces."""
+
+    def __init__(self, job: Job, device: int, where: MountInfo) -> None:
+        self.job = job
+        self.where = where
+        self.device = device
+        self.started = time.time()
+        config = job.config
+        size = job.device_socket.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+        wanted = config.init.max_frame or kernel.largest_frame()
+        rules = Rules(
+            max_frame=min(wanted, size - 4096),
+            refused=refused_bits(config.refused_flags),
+            minor=config.init.minor,
+            deadline=config.requests.deadline,
+            interrupt_grace=config.requests.interrupt_grace,
+            killed_grace=config.requests.killed_grace,
+        )
+        self.engine = Engine(rules, self._event)
+        self.reasons: deque[str] = deque(maxlen=4)
+        self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self.latency: observe.Latency | None = observe.Latency() if config.requests.timing else None
+        self.ring: observe.Ring | None = observe.Ring(rules.minor) if job.trace else None
+        self.debug = (
+            observe.DebugLines(job.debug, LOGGER, rules.minor) if observe.DebugLines.wanted(job.debug) else None
+        )
+        self.streams: dict[socket.socket, tuple[observe.Stream, list[int]]] = {}
+        self._faults = [0.0, 0]
+        self._observe()
+        self.relay = Relay(self.engine, device, job.device_socket, self._ended)
+
+    def serve(self) -> int:
+        """Relay until the end; 0 where the mount or the filesystem ended as they may."""
+        if self.job.endpoint is Endpoint.DIRECT:
+            os.close(self.device)
+        else:
+            self.relay.start()
+        poll = select.poll()
+        poll.register(self.job.channel, select.POLLIN)
+        poll.register(self._wake_read, select.POLLIN)
+        if self.job.endpoint is Endpoint.DIRECT:
+            poll.register(self.job.device_socket, select.POLLIN | select.POLLRDHUP)
+        supervised = True
+        next_sweep = time.monotonic() + self._tick()
+        while not self.reasons:
+            wait = TRACE_TICK if self.streams else max(next_sweep - time.monotonic(), 0.0)
+            for fd, _ in poll.poll(wait * 1000):
+                if fd == self.job.channel.fileno():
+                    supervised = self._message()
+                    if not supervised:
+                        # The daemon is gone; its keeper unmounts, and until then whoever has files open is served.
+                        poll.unregister(self.job.channel)
+                elif fd == self.job.device_socket.fileno():
+                    self._connection()
+            if self.streams:
+                self._send_streams()
+            now = time.monotonic()
+            if now >= next_sweep:
+                if self.job.endpoint is not Endpoint.DIRECT:
+                    self.relay.sweep(now, caller_dying)
+                next_sweep = now + self._tick()
+        reason = self.reasons[0]
+        channel.send(self.job.channel, {"ended": reason}, flags=socket.MSG_DONTWAIT)
+        return 1 if reason.startswith("internal") else 0
+
+    def _tick(self) -> float:
+        """Seconds between sweeps: a quarter of the shortest time asked for, at most IDLE_TICK."""
+        rules = self.engine.rules
+        times = [
+            each for each in (rules.deadline, rules.deadline and rules.interrupt_grace, rules.killed_grace) if each
+        ]
+        return min([IDLE_TICK, *(max(each / 4, 0.02) for each in times)])
+
+    def _ended(self, reason: str) -> None:
+        self.reasons.append(reason)
+        os.write(self._wake_write, b"x")
+
+    def _connection(self) -> None:
+        """The control connection of a direct client: its end is the filesystem's end; a second MOUNT is refused."""
+        packet, fds = channel.receive_packet(self.job.device_socket, socket.MSG_DONTWAIT)
+        for each in fds:
+            os.close(each)
+        if not packet:
+            self._ended("the filesystem closed its device")
+            return
+        refusal = control.build_verdict(-errno.EBUSY, 0, "this descriptor is mounted already")
+        try:
+            self.job.device_socket.send(refusal, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+        except OSError:
+            pass
+
+    # -- events of the engine --------------------------------------------------------------------------------------
+
+    def _event(self, event: Event) -> None:
+        where = self.where.target
+        if isinstance(event, PeerFault):
+            if self._may_log_fault():
+                what = f"{name_of(event.opcode)} " if event.opcode else ""
+                then = "; the caller got EIO" if event.answered else "; dropped"
+                LOGGER.warning(
+                    "%s: bad reply: %sunique=%d: %s: %s%s", where, what, event.unique, event.field, event.detail, then
+                )
+        elif isinstance(event, AnsweredHere):
+            error = errno.errorcode.get(-event.error, str(event.error))
+            what = f"{name_of(event.opcode)} unique={event.unique} nodeid={event.nodeid}"
+            LOGGER.warning("%s: %s unanswered for %.1f s: answered %s (%s)", where, what, event.age, error, event.why)
+        elif isinstance(event, Negotiated):
+            for note in event.notes:
+                LOGGER.info("%s: %s", where, note)
+            if event.terms:
+                terms = event.terms
+                LOGGER.info(
+                    "%s: FUSE 7.%d, max_write %d, max_pages %d, flags %s",
+                    where, terms.minor, terms.max_write, terms.max_pages, names(terms.flags) or "none",
+                )  # fmt: skip
+
+    def _may_log_fault(self) -> bool:
+        now = time.monotonic()
+        if now - self._faults[0] >= 1.0:
+            self._faults = [now, 0]
+        self._faults[1] += 1
+        if self._faults[1] == FAULT_LINES + 1:
+            LOGGER.warning("%s: more faults in this second are only counted", self.where.target)
+        return self._faults[1] <= FAULT_LINES
+
+    # -- what the supervisor asks ----------------------------------------------------------------------------------
+
+    def _message(self) -> bool:
+        message, fds = channel.receive(self.job.channel)
+        if message is None:
+            return False
+        op = message.get("op")
+        if op == "stop":
+            self._ended("the daemon stops it")
+        elif op == "mute":
+            LOGGER.setLevel(message["level"])
+        elif op == "trace-on":
+            self.ring = observe.Ring(self.engine.rules.minor)
+            self._observe()
+        elif op == "trace-off":
+            self.ring = None
+            self._observe()
+        elif op == "dump" and self.ring is not None and fds:
+            with open(os.dup(fds[0]), "w", encoding="utf-8", errors="backslashreplace") as out:
+                self.ring.write(out, f"{self.where.target} ({self.where.fstype}), minor {self.engine.rules.minor}")
+        elif op in ("stats", "trace") and fds:
+            client = socket.socket(fileno=fds.pop(0))
+            self._answer(client, op, message.get("request", {}))
+        for each in fds:
+            os.close(each)
+        return True
+
+    def _answer(self, client: socket.socket, op: str, request: dict[str, Any]) -> None:
+        client.setblocking(False)
+        if op == "stats":
+            timing = request.get("timing")
+            if timing is not None:
+                self.latency = observe.Latency() if timing else None
+                self._observe()
+            try:
+                client.send(control.build_answer(self.stats()), socket.MSG_NOSIGNAL)
+            except OSError:
+                LOGGER.debug("perfusectl left before its answer")
+            client.close()
+            return
+        if self.job.endpoint is Endpoint.DIRECT:
+            refusal = {"message": f"{self.where.target} is on a direct endpoint: no frame of it passes the daemon"}
+            client.send(control.build_answer(refusal, -errno.EOPNOTSUPP), socket.MSG_NOSIGNAL)
+            client.close()
+            return
+        opcodes = request.get("opcodes")
+        stream = observe.Stream(frozenset(int(each) for each in opcodes) if opcodes else None)
+        self.streams[client] = stream, [0]
+        self._observe()
+
+    def _observe(self) -> None:
+        candidates: list[Any] = [self.latency, self.ring, self.debug, *(stream for stream, _ in self.streams.values())]
+        self.engine.observe([each for each in candidates if each is not None])
+
+    def _send_streams(self) -> None:
+        """Send what live traces have gathered; a reader that left is forgotten, a slow one loses its oldest frames."""
+        for client, (stream, sent) in list(self.streams.items()):
+            try:
+                while True:
+                    peek = client.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+                    if not peek:
+                        raise ConnectionResetError
+                    client.recv(control.MAX_FRAME)
+            except BlockingIOError:
+                pass
+            except OSError:
+                self._drop_stream(client)
+                continue
+            for _ in range(64):
+                records = stream.drain(96)
+                if not records:
+                    break
+                sent[0] += len(records)
+                dropped = max(stream.taken - sent[0] - len(stream.records), 0)
+                sent[0] += dropped
+                try:
+                    client.send(control.build_trace(dropped, records), socket.MSG_NOSIGNAL)
+                except BlockingIOError:
+                    sent[0] -= len(records) + dropped
+                    stream.records.extendleft(reversed(records))
+                    break
+                except OSError:
+                    self._drop_stream(client)
+                    break
+
+    def _drop_stream(self, client: socket.socket) -> None:
+        if self.streams.pop(client, None) is not None:
+            client.close()
+            self._observe()
+
+    def stats(self) -> dict[str, Any]:
+        """Everything countable of this mount, ready for JSON."""
+        engine, counters, terms = self.engine, self.engine.counters, self.engine.terms
+        now = time.monotonic()
+        timed = self.latency or self.ring
+        pending = [
+            {
+                "unique": unique,
+                "opcode": name_of(head[OPCODE]),
+                "nodeid": head[NODEID],
+                "uid": head[UID],
+                "pid": head[PID],
+                "seen_s": round(now - engine.seen[unique], 3) if unique in engine.seen else 0.0,
+                "text": describe(head),
+            }
+            for unique, head in sorted(engine.inflight.items(), key=lambda each: engine.seen.get(each[0], now))
+        ]
+        return {
+            "target": self.where.target,
+            "state": engine.state.name if self.job.endpoint is not Endpoint.DIRECT else "DIRECT",
+            "minor": terms.minor if terms else None,
+            "flags": names(terms.flags).split(", ") if terms and terms.flags else [],
+            "max_write": terms.max_write if terms else None,
+            "max_pages": terms.max_pages if terms else None,
+            "requests": observe.frequent(counters.requests),
+            "errors": observe.frequent(counters.errors),
+            "in_flight": len(engine.inflight),
+            "oldest": pending[:16],
+            "bad_replies": counters.bad_replies,
+            "bad_notifications": counters.bad_notifications,
+            "late_replies": counters.late,
+            "gone": counters.gone,
+            "interrupts": counters.interrupts,
+            "notifications": counters.notifications,
+            "dropped_notifications": self.relay.dropped_notices,
+            "latency": timed.summary() if timed else None,
+            "uptime_s": round(time.time() - self.started, 3),
+            "worker": os.getpid(),
+            "threads": threading.active_count(),
+        }
