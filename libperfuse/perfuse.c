@@ -158,7 +158,7 @@ static int send_frame(int fd, struct iovec *iov, size_t n, int passed)
 	}
 	while (sendmsg(fd, &m, MSG_NOSIGNAL) < 0)
 		if (again(fd, POLLOUT) < 0)
-			return fail(errno, "cannot send to perfused");
+			return fail(errno == EPIPE ? ECONNRESET : errno, "cannot send to perfused");
 	return 0;
 }
 
@@ -207,10 +207,12 @@ static int receive(int fd, uint16_t kind, size_t body, struct answer *a, int *go
 		return fail(EPROTO, "perfused answered with a frame that is none");
 	}
 	if (a->h.error) {
-		int room = (int)(sizeof(*a) - message), size = length < (size_t)room ? (int)length : room;
+		size_t room = sizeof(*a) - message;
 		if (first >= 0)
 			close(first);
-		return fail(-a->h.error, "%.*s", size, length ? (char *)a + message : "perfused refused");
+		if (!length)
+			return fail(-a->h.error, "perfused refused without a reason");
+		return fail(-a->h.error, "%.*s", (int)(length < room ? length : room), (char *)a + message);
 	}
 	if (got)
 		*got = first;
@@ -253,9 +255,11 @@ int perfuse_open(const char *path, int flags, mode_t mode)
 
 	pthread_once(&once, at_first_use);
 	sentence[0] = 0;
-	if (!path || strcmp(path, DEVICE)) {
+	if (!path)
+		return fail(EFAULT, "there is no path");
+	if (strcmp(path, DEVICE)) {
 		if ((fd = open(path, flags, mode)) < 0)
-			return fail(errno, "cannot open %s", path ? path : "(null)");
+			return fail(errno, "cannot open %s", path);
 		keep(fd, -1);
 		return fd;
 	}
@@ -365,8 +369,10 @@ int perfuse_mount(const char *source, const char *target, const char *filesystem
 		result = fail(E2BIG, "the mount options are too long");
 	else if (h.source_len > STRING_LIMIT || h.target_len > STRING_LIMIT || h.fstype_len > FSTYPE_LIMIT)
 		result = fail(ENAMETOOLONG, "the mount's source, target or type is too long");
+	else if (!target)
+		result = fail(EFAULT, "there is no mount point");
 	else if ((pinned = open(target, O_PATH | O_CLOEXEC)) < 0)
-		result = fail(errno, "cannot open the mount point %s", target ? target : "(null)");
+		result = fail(errno, "cannot open the mount point %s", target);
 	else {
 		result = send_frame(channel, iov, 5, pinned) < 0 ? -1 : receive(channel, VERDICT, 8, &a, NULL);
 		closed(pinned, 0);
