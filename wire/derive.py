@@ -220,7 +220,7 @@ class Codec(Generic[T]):
             elif isinstance(item, tuple):
                 flat.extend(part.flatten(item))
             else:
-                raise WireError(f"{self.name}.{part.name}", f"a {part.name} of {len(part._parts)} fields, got {item!r}")
+                raise WireError(f"{self.name}.{part.name}", f"{len(part._parts)} fields, got {item!r}")
         return tuple(flat)
 
     def build(self, value: T) -> bytes:

@@ -11,6 +11,7 @@ from enum import KEEP, IntFlag
 from typing import Any
 
 from wire import flags
+from wire.flags import Fattr
 from wire.init_policy import InitFlag
 
 
@@ -67,6 +68,7 @@ _OPEN_MODES |= {("write_in", "flags")}
 _OCTAL = {"mode", "umask"}
 _SILENT = ("padding", "dummy", "unused", "reserved", "spare")
 _SHOWN_AT_ZERO = {"offset", "size", "off", "len", "nodeid"}
+_FATTR_OF = {"mode": Fattr.MODE, "uid": Fattr.UID, "gid": Fattr.GID, "size": Fattr.SIZE}
 _ERRNO_NAMES = {11: "EAGAIN", 35: "EDEADLK", 95: "EOPNOTSUPP"}
 
 
@@ -129,6 +131,12 @@ def _nested(value: tuple[Any, ...]) -> str:
     return {"FileLock": "file_lock", "SxTime": "sx_time"}.get(name, name.lower())
 
 
+def _shown_at_zero(struct: str, field: str, fields: dict[str, Any]) -> bool:
+    if struct == "setattr_in":
+        return bool(fields["valid"] & _FATTR_OF.get(field, 0))
+    return field in _SHOWN_AT_ZERO
+
+
 def pairs(struct: str, head: Any) -> Iterator[tuple[str, str]]:
     """``(field, text)`` for a line: padding and zeros left out, nanoseconds joined to their seconds, nests opened.
 
@@ -151,7 +159,7 @@ def pairs(struct: str, head: Any) -> Iterator[tuple[str, str]]:
             continue
         elif struct in ("init_in", "init_out") and field == "flags":
             yield field, "|".join(flag_names(InitFlag, InitFlag.joined(value, fields["flags2"]).value)) or "0"
-        elif value or field in _SHOWN_AT_ZERO:
+        elif value or _shown_at_zero(struct, field, fields):
             yield field, _text(struct, field, value)
 
 

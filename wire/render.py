@@ -98,7 +98,7 @@ def _reply_words(view: View) -> Iterator[str]:
         if view.open_out is not None:
             yield from (f"{field}={text}" for field, text in pairs("open_out", view.open_out))
     elif view.head is not None:
-        yield from (f"{field}={text}" for field, text in pairs(view.struct, view.head))
+        yield " ".join(f"{field}={text}" for field, text in pairs(view.struct, view.head)) or "ok"
     elif view.items:
         yield f"{_count(len(view.items), 'entry', 'entries')},"
     elif view.name == "READLINK" and view.payload_size == len(view.payload):

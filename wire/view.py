@@ -17,7 +17,7 @@ from wire.opcodes import BY_NUMBER, NOTIFY_BY_NUMBER, NOTIFY_UNIQUE, Row, Tail, 
 
 @dataclass(slots=True)
 class View:
-    """What could be read; ``kind`` is ``"request"``, ``"reply"`` or ``"notification"``, ``problem`` ``""`` if all is well.
+    """What could be read; ``kind`` is ``"request"``, ``"reply"`` or ``"notification"``, ``problem`` what is wrong.
 
     ``head`` belongs to ``struct``. ``cut_name`` is a name whose NUL was not captured. ``payload_size`` is how many
     bytes the frame carries or announces, None where it has no payload; ``payload`` what was captured of them.
