@@ -12,7 +12,6 @@ from typing import IO
 
 from perfused.engine import NODEID, OPCODE, PID, SLOTS, UID, UNIQUE, Buffer, Head
 from perfused.names import Names, names_in
-from wire import render
 from wire.control import TRACE_KEEP, TRACE_NOTICE, TRACE_REPLY, TRACE_REQUEST, TraceRecord
 from wire.opcodes import BY_NUMBER, Opcode, ReplyRule, name_of
 
@@ -263,6 +262,8 @@ class DebugLines:
     def _say(self, frame: Buffer, reply_to: int | None) -> None:
         if not self.logger.isEnabledFor(logging.DEBUG):
             return
+        from wire import render  # only who debugs pays for it
+
         kept = bytes(frame[:4096])
         self.logger.debug("%s", render.line(kept, reply_to=reply_to, minor=self.minor))
         if self.dump:

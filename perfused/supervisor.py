@@ -96,7 +96,7 @@ class Supervisor:
             lambda: self.config, self.opens, self.mount, lambda peer, ask: answers.answer(self, peer, ask)
         )
         self._keeper_pid, self._keeper = keeper.start()
-        self._bdi = BdiWatch()
+        self._bdi: BdiWatch | None = None
 
     # -- the loop --------------------------------------------------------------------------------------------------
 
@@ -110,8 +110,6 @@ class Supervisor:
             signal.signal(each, lambda *_: None)
         self._watch(wake_read, lambda: self._signals(wake_read))
         self._watch_child(self._keeper_pid, self._keeper_died)
-        if self._bdi.fileno() >= 0:
-            self._watch(self._bdi.fileno(), self._bdi_events)
         for sock in self._listening:
             self._watch(sock, partial(self._accept, sock))
         if self._private is not None:
@@ -122,6 +120,7 @@ class Supervisor:
         gc.freeze()
         notify_systemd.notify("READY=1\nSTATUS=0 mounts")
         LOGGER.info("ready%s", "" if self._private else f", {len(self._listening)} control socket(s)")
+        self.later(0, self._watch_devices)
         while not self._done():
             for key, _ in self._selector.select(self._wait()):
                 # An earlier callback of this round may have closed what this event is about.
@@ -384,8 +383,14 @@ class Supervisor:
             if made.up:
                 keeper.add(self._keeper, made.number, made.place)
 
+    def _watch_devices(self) -> None:
+        """See mounts go by their bdi events; after READY, since nothing waits for it."""
+        self._bdi = BdiWatch()
+        if self._bdi.fileno() >= 0:
+            self._watch(self._bdi.fileno(), self._bdi_events)
+
     def _bdi_events(self) -> None:
-        for event in self._bdi.read():
+        for event in self._bdi.read() if self._bdi else ():
             for made in self.mounted.values():
                 if made.up and made.minor == event.minor and event.action == "remove":
                     LOGGER.debug("%s: its superblock is gone (bdi 0:%d)", made.target, event.minor)
