@@ -14,9 +14,12 @@
 #include <sys/stat.h>
 #include <sys/mount.h>
 #include <fcntl.h>
-#ifdef __cplusplus
+#if defined(__cplusplus) && !defined(PERFUSE_NO_MACROS)
 #include <fstream>
 #include <locale>
+#endif
+
+#ifdef __cplusplus
 extern "C" {
 #endif
 

@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
@@ -100,15 +101,16 @@ class Daemon:
         self.hellos.append(frame[HEAD.size :])
         if self.greeting is None:
             return
+        theirs: socket.socket | BinaryIO | None = None
         if self.device == "socket":
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             ours.bind(b"\0perfused/" + os.urandom(8).hex().encode())
             passed = [theirs.fileno()]
         elif self.device == "null":
-            ours, theirs = connection, open("/dev/null", "r+b", 0)
+            ours, theirs = connection, os.fdopen(os.open("/dev/null", os.O_RDWR), "r+b", 0)
             passed = [theirs.fileno()]
         else:
-            ours, theirs, passed = connection, None, []
+            ours, passed = connection, []
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", passed * (1 + self.extra)))] if passed else []
         connection.sendmsg([self.greeting], rights)
         if theirs is not None:
@@ -340,6 +342,11 @@ def test_what_is_not_ours_goes_to_the_kernel_or_is_named(run: Run, tmp_path: Pat
     errors = [line.split(":")[0] for line in lines]
     assert errors == ["ENOENT", "ENOENT", "EBADF", "ENOTSOCK", "EINVAL", "EINVAL", "ENOENT", "ok"]
     assert (tmp_path / "created").stat().st_mode & 0o777 == 0o640
+
+
+@pytest.mark.skipif(not os.access("/dev/fuse", os.R_OK | os.W_OK), reason="there is no /dev/fuse to open")
+def test_a_real_device_goes_to_the_kernel(run: Run) -> None:
+    assert run("real", TARGET="/no-such-directory") == ["ENOENT: mount(2) failed"]
 
 
 def test_a_device_that_is_no_socket_mounts_on_the_kept_connection(start: Start, run: Run) -> None:
