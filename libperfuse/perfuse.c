@@ -109,7 +109,7 @@ static int keep(int fd, int control)
 	return 0;
 }
 
-/* A duplicate of fd's control connection, so that no other thread can close it meanwhile; -1 if fd is not in the table. */
+/* A duplicate of fd's control connection, so that no other thread can close it meanwhile; -1 if there is none. */
 static int control_of(int fd, const struct stat *st)
 {
 	struct kept *k;
@@ -246,7 +246,9 @@ static int reach(void)
 
 int perfuse_open(const char *path, int flags, mode_t mode)
 {
-	static const char *const names[] = { [ANY] = "any", [SOCKET] = "socket", [DEVICE_FILE] = "device", [DIRECT] = "direct" };
+	static const char *const names[] = {
+		[ANY] = "any", [SOCKET] = "socket", [DEVICE_FILE] = "device", [DIRECT] = "direct",
+	};
 	struct hello hello = { .endpoint = ANY };
 	const char *wanted = secure_getenv("PERFUSE_ENDPOINT");
 	struct answer a;
@@ -290,7 +292,7 @@ int perfuse_open(const char *path, int flags, mode_t mode)
 	return a.u.word[0] == SOCKET ? closed(connection, fd) : fd;
 }
 
-/* The number of the last "fd=" option, as the kernel would take it; -1 where there is none, -2 where it is no number. */
+/* The number of the last "fd=" option, as the kernel would take it; -1 without one, -2 where it is no number. */
 static int fd_option(const char *data)
 {
 	int found = -1;
@@ -312,7 +314,7 @@ static int is_fuse(const char *type)
 	    (n == 7 && (!strncmp(type, "perfuse|", 8) || (!strncmp(type, "fuseblk", 7) && type[7] != '|')));
 }
 
-/* The connection that carries fd's mount frame: fd itself or a duplicate; -1 with errno 0 where mount(2) has to decide. */
+/* What carries fd's mount frame: fd itself or a duplicate; -1 with errno 0 where mount(2) has to decide. */
 static int mount_channel(int fd)
 {
 	struct sockaddr_un name;

@@ -30,9 +30,10 @@ static int find_program(char *found, size_t size)
 		return snprintf(found, size, "%s", name) < (int)size ? 0 : fail(ENAMETOOLONG, "PERFUSED is too long");
 	for (path = path ? path : SAFE_PATH; path; path = *end ? end + 1 : NULL) {
 		end = strchrnul(path, ':');
-		if (snprintf(found, size, "%.*s%s%s", (int)(end - path), path, end > path ? "/" : "", name) >= (int)size)
-			continue;
+		const char *slash = end > path ? "/" : "";
 		struct stat st;
+		if (snprintf(found, size, "%.*s%s%s", (int)(end - path), path, slash, name) >= (int)size)
+			continue;
 		if (stat(found, &st) < 0 || !S_ISREG(st.st_mode))
 			continue;
 		if (faccessat(AT_FDCWD, found, X_OK, AT_EACCESS) == 0)

@@ -50,7 +50,8 @@ static int open_flags(int flags)
 
 	if (fd < 0)
 		return 1;
-	printf("ok: cloexec=%d nonblock=%d\n", !!(fcntl(fd, F_GETFD) & FD_CLOEXEC), !!(fcntl(fd, F_GETFL) & O_NONBLOCK));
+	printf("ok: cloexec=%d nonblock=%d\n", !!(fcntl(fd, F_GETFD) & FD_CLOEXEC),
+	    !!(fcntl(fd, F_GETFL) & O_NONBLOCK));
 	return 0;
 }
 
