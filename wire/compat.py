@@ -27,7 +27,7 @@ HISTORY: dict[str, tuple[tuple[int, int], ...]] = {
     "attr_out": ((1, 96), (9, 104)),
     "kstatfs": ((1, 48), (4, 80)),
     "statfs_out": ((1, 48), (4, 80)),
-    "getattr_in": ((1, 0), (9, 16)),
+    "getattr_in": ((1, 0), (9, 16)),  # setattr_in always had 88, though before 7.3 they held a fuse_attr
     "mknod_in": ((1, 8), (12, 16)),
     "create_in": ((1, 8), (12, 16)),
     "release_in": ((1, 16), (8, 24)),

@@ -1,7 +1,8 @@
 """Every flag set of fuse.h 7.45 as an IntFlag that keeps bits it does not know, and the limits that are single numbers.
 
-What never lives here: the policy on INIT bits (``init_policy`` re-exported below), structs, and anything that acts.
-Names are fuse.h's without the common prefix; the comment after a member is the minor that brought it, where not 7.1.
+INIT's flags and the policy on them live in ``init_policy`` and are re-exported here. What never lives here: structs,
+and anything that acts. Names are fuse.h's without the common prefix; the comment after a member is the minor that
+brought it, where not 7.1.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ from enum import KEEP, IntFlag
 from wire.init_policy import INIT_POLICY, InitFlag, Policy, Verdict
 
 __all__ = [
-    "INIT_POLICY", "INVALID_UIDGID", "IOCTL_MAX_IOV", "MAX_NR_SECCTX", "MIN_READ_BUFFER", "ROOT_ID", "UNIQUE_RESEND",
-    "AccessMask", "AttrFlag", "CuseFlag", "EntryFlag", "ExtType", "Fattr", "FsyncFlag", "GetattrFlag", "InitFlag",
+    "CUSE_INIT_INFO_MAX", "INIT_POLICY", "INVALID_UIDGID", "IOCTL_MAX_IOV", "MAX_NAME", "MIN_READ_BUFFER", "ROOT_ID",
+    "UNIQUE_RESEND",
+    "AccessMask", "AttrFlag", "CuseFlag", "EntryFlag", "Fattr", "FsyncFlag", "GetattrFlag", "InitFlag",
     "IoctlFlag", "LkFlag", "OpenFlag", "OpenInFlag", "Policy", "PollFlag", "ReadFlag", "ReleaseFlag",
     "SetupmappingFlag", "SetxattrFlag", "Verdict", "WriteFlag",
 ]  # fmt: skip
@@ -26,13 +28,9 @@ INVALID_UIDGID = 0xFFFFFFFF
 MIN_READ_BUFFER = 8192
 """Bytes; the kernel answers EINVAL to a read of /dev/fuse with less room."""
 IOCTL_MAX_IOV = 256
-MAX_NR_SECCTX = 31
-"""The largest ``ext_header.type`` that is a count of security contexts."""
 MAX_NAME = 1024
 """Bytes of one name in a directory that every Linux takes (FUSE_NAME_MAX)."""
 CUSE_INIT_INFO_MAX = 4096
-REC_ALIGN = 8
-"""Bytes; dirents and extensions begin at multiples of it."""
 
 
 class OpenFlag(IntFlag, boundary=KEEP):
@@ -165,9 +163,3 @@ class AccessMask(IntFlag, boundary=KEEP):
     X_OK = 1
     W_OK = 2
     R_OK = 4
-
-
-class ExtType(IntFlag, boundary=KEEP):
-    """``enum fuse_ext_type``: ``ext_header.type`` above the counts of security contexts."""
-
-    GROUPS = 32  # 7.38

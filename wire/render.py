@@ -31,7 +31,7 @@ def view(
     """The parts of a frame: a request, or with ``reply_to`` (its opcode, 0 if unknown) a reply or a notification.
 
     ``request_size`` is the ``size`` field of the request a reply answers, where known. A frame cut short by a capture
-    limit is shown as far as it goes. WireError for a minor below 1 or an unknown ``order``, never for the bytes.
+    limit is shown as far as it goes; ``problem`` says what is wrong. Raises nothing.
     """
     if reply_to is None:
         return view_request(frame, minor, order)

@@ -15,7 +15,9 @@ from wire.errors import WireError
 ENTRY_OUT_SIZE = 128
 """Bytes of the ``fuse_entry_out`` that begins every direntplus record, since 7.9."""
 MAX_NR_SECCTX = 31
+"""The largest ``ext_header.type`` that is a count of security contexts."""
 EXT_GROUPS = 32
+"""``ext_header.type`` of supplementary groups (7.38)."""
 
 _DIRENT = {order: Struct(order + "QQLL") for order in "=<>"}
 _PAIR = {order: Struct(order + "QQ") for order in "=<>"}

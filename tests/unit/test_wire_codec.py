@@ -72,6 +72,7 @@ def test_nested_structs_are_nested_tuples_and_flat_fields() -> None:
     assert isinstance(codec.direntplus.unpack_from(bytes(152)).entry_out.attr, codec.Attr)
     assert codec.entry_out.format == codec.entry_out.struct.format
     assert codec.order(">").entry_out.type is codec.EntryOut
+    assert repr(codec.order(">").open_in) == "<codec open_in >LL 8 bytes>"
 
 
 def test_decoding_takes_any_buffer_at_any_offset() -> None:

@@ -295,6 +295,12 @@ def test_what_would_not_come_back_is_not_built() -> None:
         build_notification(
             Notification(codec.out_header.make(error=3), codec.notify_inval_entry_out.make(namelen=9), b"abc")
         )
+    with pytest.raises(WireError, match="tail"):
+        build_notification(Notification(codec.out_header.make(error=7), payload=b"x"))
+    with pytest.raises(WireError, match="unique: 0 in a notification, got 12"):
+        parse_notification(answer(b"", 7))
+    with pytest.raises(WireError, match=r"notify_store_out\.size: at most the 0 bytes"):
+        parse_notification(answer(codec.notify_store_out.pack(1, 0, 9, 0), 4, 0))
     with pytest.raises(WireError, match="error"):
         build_notification(Notification(codec.out_header.make(error=0)))
 

@@ -220,6 +220,36 @@ def test_whole_replies_have_no_problem(made: tuple[int, Reply]) -> None:
     assert "[" not in render.line(frame, reply_to=parts.opcode, minor=minor, order=parts.order).partition("->")[0]
 
 
+def test_extensions_are_shown_by_meaning_and_bad_ones_with_the_reason() -> None:
+    contexts = tails.pack_security_contexts([tails.SecurityContext(b"security.selinux", b"abc")])
+    broken = tails.Extension(16, 1, bytes(8))
+    unknown = tails.Extension(16, 99, bytes(8))
+    header = codec.in_header.make(opcode=9, unique=12, nodeid=1)
+    made = Request(header, codec.mkdir_in.make(), (b"a",), extensions=(contexts, tails.pack_groups((4, 5)), unknown))
+    assert render.line(build_request(made)).endswith('"security.selinux"="abc" groups=4,5 extension 99 of 16 bytes')
+    shown = render.as_dict(build_request(made))
+    assert [one["type"] for one in shown["extensions"]] == [1, 32, 99]
+    made = Request(header, codec.mkdir_in.make(), (b"a",), extensions=(broken,))
+    assert render.line(build_request(made)).endswith("extension 1 (name: 1 NUL-terminated names, got 0 in 0 bytes)")
+
+
+def test_lists_and_trailing_bytes_stand_in_the_dict() -> None:
+    header = codec.in_header.make(opcode=42, unique=0)
+    head = codec.batch_forget_in.make(count=10)
+    made = Request(header, head, items=tuple((node, 1) for node in range(10)), trailing=b"more")
+    assert render.line(build_request(made)).endswith("7:1 ... +4 trailing bytes")
+    shown = render.as_dict(build_request(made))
+    assert shown["items"][9] == {"nodeid": 9, "nlookup": 1}
+    assert shown["trailing"] == 4
+    shown = render.as_dict(reply(35, ENTRY, open_out=codec.open_out.make(fh=3, open_flags=2)), reply_to=35)
+    assert shown["open_out"]["open_flags_names"] == ["KEEP_CACHE"]
+
+
+def test_a_cut_reply_keeps_the_head_that_was_captured() -> None:
+    frame = reply(35, ENTRY, open_out=codec.open_out.make(fh=3))
+    assert render.line(frame[:150], reply_to=35).startswith("12 CREATE -> nodeid=5 mode=0100644 size=12")
+
+
 def test_single_fields() -> None:
     assert fields.error_name(-11) == "EAGAIN"
     assert fields.seconds(2**64 - 1, 1) == "18446744073709551615.000000001"
