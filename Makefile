@@ -1,0 +1,46 @@
+# make demo and make test set up what they need; on Debian as root even the packages.
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+BUILD := build
+
+help:
+	@echo 'make demo    a C filesystem through perfused on this kernel: a workload, decoded frames, the opcode table'
+	@echo 'make test    all tests, on the real kernel'
+	@echo 'make lint    ruff and mypy'
+	@echo 'make bench   codec, start, mount and relay figures (several minutes: nothing else should run)'
+	@echo 'make build   the C library and the C fixtures into $(BUILD)/'
+	@echo 'make setup   only $(VENV)'
+	@echo 'make clean   remove $(VENV), $(BUILD) and caches'
+
+setup: $(VENV)/.ready build
+
+$(VENV)/.ready: pyproject.toml .ci/prepare
+	sh .ci/prepare
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	touch $@
+
+build: $(VENV)/.ready
+	$(MAKE) --no-print-directory -s -C libperfuse BUILD=$(abspath $(BUILD))
+	$(MAKE) --no-print-directory -s -C fixtures BUILD=$(abspath $(BUILD))
+
+demo: setup
+	unshare -m --propagation private timeout -k 5 60 $(PY) -m fixtures.demo
+
+test: setup
+	$(PY) -m pytest
+
+lint: setup
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+bench: setup
+	unshare -m --propagation private $(PY) -m tests.bench
+
+clean:
+	rm -rf $(VENV) $(BUILD) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.PHONY: help setup build demo test lint bench clean
