@@ -18,7 +18,7 @@ from wire import codec, compat
 from wire.control import UNIQUE_CONTROL
 from wire.errors import WireError
 from wire.flags import UNIQUE_RESEND
-from wire.opcodes import BY_NUMBER, NOTIFY_BY_NUMBER, Opcode, ReplyRule, name_of
+from wire.opcodes import BY_NUMBER, NOTIFY_BY_NUMBER, Notify, Opcode, ReplyRule, name_of
 
 #: What the relay decodes of a request in one go: in_header, and the first 20 bytes of the body as read_in has them.
 #: Past the end of a short frame these are bytes of an older frame: only `SIZE` of an opcode that has one is ever used.
@@ -202,8 +202,14 @@ class Engine:
     # -- requests ------------------------------------------------------------------------------------------------
 
     def track(self, head: Head, frame: Buffer) -> Buffer:
-        """Note a request as in flight and pass it on: what the relay inlines where no entry is set."""
-        self.inflight[head[UNIQUE]] = head
+        """Note a request as in flight and pass it on: what the relay inlines where no entry is set.
+
+        One sent again (NOTIFY_RESEND) is owed under its new unique alone; an answer under the old one comes too late.
+        """
+        unique = head[UNIQUE]
+        if unique & UNIQUE_RESEND and self.inflight.pop(unique & ~UNIQUE_RESEND, None) is not None:
+            self._expect_late(unique & ~UNIQUE_RESEND, 0)
+        self.inflight[unique] = head
         return frame
 
     def _unanswered(self, head: Head, frame: Buffer) -> Buffer:
@@ -330,6 +336,11 @@ class Engine:
             )
             self.emit(PeerFault(0, 0, "len", detail, False))
             return None
+        if code == Notify.RESEND:
+            # From now on requests may come a second time: `track` looks for that, the relay's inlined step does not.
+            for at in range(SLOTS):
+                self.base_request[at] = self.base_request[at] or self.track
+                self.on_request[at] = self.on_request[at] or self.track
         for each in self.observers:
             each.notice(frame)
         return frame
@@ -381,7 +392,9 @@ class Engine:
                 head[OPCODE], head[UNIQUE], "len", f"a request of {head[LEN]} bytes does not fit the device", True
             )
         )
-        return negotiate.refusal(head[UNIQUE], -errno.EIO)
+        refusal = negotiate.refusal(head[UNIQUE], -errno.EIO)
+        self._tell(head, -errno.EIO, refusal)
+        return refusal
 
     # -- time ----------------------------------------------------------------------------------------------------
 
@@ -420,19 +433,22 @@ class Engine:
         unique = head[UNIQUE]
         if self.inflight.pop(unique, None) is None:
             return
-        self.answered[unique] = error
+        self._expect_late(unique, error)
         self.counters.errors[slot(head[OPCODE])] += 1
-        while len(self.answered) > LATE_KEPT:
-            self.answered.pop(next(iter(self.answered)), None)
         out.append(negotiate.refusal(unique, error))
         self._tell(head, error, out[-1])
         self.emit(AnsweredHere(head[OPCODE], unique, head[NODEID], error, age, why))
 
+    def _expect_late(self, unique: int, error: int) -> None:
+        """Recognise a reply to `unique` that comes after all, the last LATE_KEPT of them."""
+        self.answered[unique] = error
+        while len(self.answered) > LATE_KEPT:
+            self.answered.pop(next(iter(self.answered)), None)
+
     @staticmethod
     def _make_interrupt(target: int) -> bytes:
         body = codec.interrupt_in.pack(target)
-        unique = (target & ~UNIQUE_RESEND) | 1
-        return codec.in_header.pack(40 + len(body), Opcode.INTERRUPT, unique, 0, 0, 0, 0, 0, 0) + body
+        return codec.in_header.pack(40 + len(body), Opcode.INTERRUPT, target | 1, 0, 0, 0, 0, 0, 0) + body
 
     def _tell(self, head: Head, error: int, frame: bytes) -> None:
         """Show observers an answer of ours."""
