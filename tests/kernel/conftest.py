@@ -5,6 +5,7 @@ aborted. After each test no mount, no connection and no process of it may be lef
 """
 
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from libperfuse import perfuse
 from perfused import libc
 from tests.kernel.scripted import Handler, Scripted
 
@@ -155,8 +157,9 @@ class Daemon:
     def start(self) -> None:
         """Start it and wait until it listens."""
         with open(self.log_path, "ab") as log:
+            settings = ("--config", self.place / "perfused.toml")
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "perfused.cli.daemon", "-f", "--config", self.place / "perfused.toml", *self.options],
+                [sys.executable, "-m", "perfused.cli.daemon", "-f", *settings, *self.options],
                 env=self.environment, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True, cwd=ROOT,
             )  # fmt: skip
         eventually(lambda: "ready" in self.log() or self.process.poll() is not None, "perfused says it is ready")
@@ -211,6 +214,19 @@ class Daemon:
         found: dict[str, Any] = json.loads(self.ctl("stats", "--json", target).stdout)
         return found
 
+    def tracing(self, target: Path, *options: str) -> subprocess.Popen[str]:
+        """perfusectl trace, once it has shown its first line (about a name that is not there)."""
+        command = (sys.executable, "-m", "perfused.cli.control", "trace", *options, target)
+        watching = self.run(*command, stderr=subprocess.PIPE, cwd=ROOT)
+        assert watching.stdout is not None
+
+        def shows() -> bool:
+            subprocess.run(["test", "-e", target / "not there"], check=False)
+            return bool(select.select([watching.stdout], [], [], 0.05)[0])
+
+        eventually(shows, "the trace shows a frame")
+        return watching
+
     def workers(self) -> list[int]:
         """Pids of its workers and helpers, the keeper not among them."""
         found = subprocess.run(["pgrep", "-P", str(self.process.pid)], capture_output=True, text=True, check=False)
@@ -250,6 +266,8 @@ def daemons(
             assert program.stdout is not None
             program.kill()
             program.stdout.close()
+            if program.stderr is not None:
+                program.stderr.close()
             program.wait()
         killed = daemon.process.poll() is not None
         try:
@@ -290,3 +308,12 @@ def scripted(tmp_path: Path, evidence: dict[str, Callable[[], str]]) -> Iterator
     yield mount
     for fs in made:
         fs.close()
+
+
+@pytest.fixture(autouse=True)
+def direct_connections() -> Iterator[None]:
+    """Close the connections that libperfuse keeps for direct devices of this process."""
+    yield
+    for _, kept in perfuse._direct.values():
+        kept.close()
+    perfuse._direct.clear()
