@@ -46,11 +46,7 @@ def perfuse_open(path: str, flags: int = os.O_RDWR, mode: int = 0o600) -> int:
         connection.close()
         raise
     if endpoint is Endpoint.DIRECT:
-        with _lock:
-            stale = _direct.pop(fd, None)
-            _direct[fd] = _identity(fd), connection
-        if stale:
-            stale[1].close()
+        _keep(fd, connection)
     else:
         connection.close()
     os.set_inheritable(fd, not flags & os.O_CLOEXEC)
@@ -71,6 +67,29 @@ def _hello(connection: socket.socket, endpoint: Endpoint) -> tuple[int, Endpoint
     if isinstance(message, Verdict) and message.error:
         raise PerfuseError(-message.error, message.message)
     raise PerfuseError(errno.EPROTO, "perfused did not answer HELLO with a device")
+
+
+def _keep(fd: int, connection: socket.socket) -> None:
+    """Keep the connection of a direct device, and let go of those whose mount or descriptor is gone."""
+    with _lock:
+        for old, (identity, kept) in list(_direct.items()):
+            if old == fd or not _same(old, identity) or _hung_up(kept):
+                del _direct[old]
+                kept.close()
+        _direct[fd] = _identity(fd), connection
+
+
+def _same(fd: int, identity: tuple[int, int, int]) -> bool:
+    try:
+        return _identity(fd) == identity
+    except OSError:
+        return False
+
+
+def _hung_up(connection: socket.socket) -> bool:
+    poll = select.poll()
+    poll.register(connection, select.POLLRDHUP)
+    return bool(poll.poll(0))
 
 
 def _identity(fd: int) -> tuple[int, int, int]:
@@ -94,13 +113,15 @@ def perfuse_mount(source: str, target: str, fstype: str = "fuse", flags: int = 0
     if connection is None:
         libc.mount(os.fsencode(source), os.fsencode(target), os.fsencode(fstype), flags, os.fsencode(data))
         return
-    frame = _mount_frame(source, target, fstype, flags, data)
-    pinned = os.open(target, os.O_PATH | os.O_CLOEXEC)
     try:
-        exchange(connection, frame, (pinned,))
+        frame = _mount_frame(source, target, fstype, flags, data)
+        pinned = os.open(target, os.O_PATH | os.O_CLOEXEC)
+        try:
+            exchange(connection, frame, (pinned,))
+        finally:
+            os.close(pinned)
         _await_verdict(connection)
     finally:
-        os.close(pinned)
         if owned:
             connection.close()
 

@@ -149,11 +149,15 @@ def set_name(name: str) -> None:
     _libc.prctl(PR_SET_NAME, int(ffi.cast("uintptr_t", text)), 0, 0, 0)
 
 
-def drop_capabilities() -> None:
-    """Empty all capability sets of this process, for good: bounding, ambient, permitted, effective, inheritable."""
+def drop_bounding_set() -> None:
+    """Empty the capability bounding set, as far as this process may: while it still has CAP_SETPCAP."""
     for capability in range(64):
         if _libc.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0) < 0:
             break
+
+
+def drop_capabilities() -> None:
+    """Empty the ambient, permitted, effective and inheritable sets of this process, for good."""
     _libc.prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
     header = ffi.new("char[]", struct.pack("=Ii", _CAP_VERSION_3, 0))
     empty = ffi.new("char[]", bytes(24))

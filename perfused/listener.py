@@ -7,6 +7,7 @@ perfusectl asks (`answers`).
 import contextlib
 import errno
 import os
+import select
 import socket
 import stat
 import struct
@@ -24,10 +25,9 @@ from wire.errors import WireError
 
 #: frames of a client that cannot be believed before it is sent away
 FAULTS = 16
-#: connections at once that have said nothing yet, per user other than root
-SILENT_PER_USER = 64
 _UCRED = struct.Struct("3i")
 SO_SNDBUFFORCE = 32
+SO_PEERPIDFD = 77
 
 
 class Opened(NamedTuple):
@@ -83,16 +83,30 @@ def credentials(sock: socket.socket) -> Client:
     return Client(uid, gid, pid)
 
 
-def mount_namespace(pid: int) -> int:
-    """A descriptor of a process's mount namespace where it is another than ours; -1 where it is ours or not to be had."""
+def mount_namespace(sock: socket.socket, pid: int) -> int:
+    """A descriptor of a peer's mount namespace where it is another than ours; -1 where it is ours or not to be had."""
     try:
         fd = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return -1
-    if os.stat("/proc/self/ns/mnt").st_ino == os.fstat(fd).st_ino:
+    if os.stat("/proc/self/ns/mnt").st_ino == os.fstat(fd).st_ino or not _still_there(sock):
         os.close(fd)
         return -1
     return fd
+
+
+def _still_there(sock: socket.socket) -> bool:
+    """Whether the process that connected lives, so that its pid was not another's meanwhile (SO_PEERPIDFD, Linux 6.5)."""
+    try:
+        pidfd = sock.getsockopt(socket.SOL_SOCKET, SO_PEERPIDFD)
+    except OSError as bad:
+        return bad.errno != errno.ESRCH
+    try:
+        poll = select.poll()
+        poll.register(pidfd, select.POLLIN)
+        return not poll.poll(0)
+    finally:
+        os.close(pidfd)
 
 
 def enlarge(sock: socket.socket, size: int) -> int:
@@ -182,15 +196,15 @@ class Listener:
         self._ask = ask
 
     def accept(self, sock: socket.socket) -> Peer | None:
-        """The next connection, or None."""
+        """The next connection, or None. Raises OSError EMFILE, ENFILE, ENOBUFS or ENOMEM where there is no room for one."""
         try:
             connection, _ = sock.accept()
         except OSError as bad:
-            if bad.errno not in (errno.EAGAIN, errno.ECONNABORTED, errno.EINTR):
-                LOGGER.warning("accept: %s", bad.strerror)
+            if bad.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                raise
             return None
         client = credentials(connection)
-        return Peer(connection, mount_namespace(client.pid), client)
+        return Peer(connection, mount_namespace(connection, client.pid), client)
 
     def readable(self, peer: Peer) -> Peer | None:
         """Take one packet of a peer: the peer to watch from now on (HELLO gives a new one), or None where it is done."""

@@ -51,10 +51,10 @@ class Terms(NamedTuple):
 
 def refused_bits(config_refused: int = 0) -> int:
     """INIT bits a socket endpoint does not offer: wire's policy table and the configuration's."""
-    bits = config_refused
+    bits = int(config_refused)
     for flag, policy in INIT_POLICY.items():
         if policy.socket is not Verdict.PASS:
-            bits |= flag
+            bits |= int(flag)
     return bits & ~int(InitFlag.INIT_EXT)
 
 
@@ -64,6 +64,7 @@ def offer(frame: bytes | bytearray | memoryview, refused: int, minor: int) -> tu
     Clears `refused` bits and lowers the minor to `minor`. Raises WireError for a frame too short to be an INIT.
     """
     out = bytearray(frame)
+    refused = int(refused)  # the complement of an InitFlag has no bits that it does not know
     if len(out) < IN_HEADER + 8:
         raise WireError("init_in", "at least 8 bytes", f"init_in has {len(out) - IN_HEADER} bytes: it has at least 8")
     major, kernel_minor = struct.unpack_from("=II", out, IN_HEADER)
@@ -90,10 +91,11 @@ def offer(frame: bytes | bytearray | memoryview, refused: int, minor: int) -> tu
 def settle(frame: bytes | memoryview, offered: Offer, max_frame: int) -> tuple[bytes, Terms, list[str]]:
     """The INIT reply (out_header and init_out of 8, 24 or 64 bytes) as the kernel is to see it, and what was agreed.
 
-    Strips bits that were never offered and lowers max_write and max_pages to what a device of `max_frame` bytes carries.
-    Raises WireError for a reply no kernel would take: wrong size, another major, a minor of 0.
+    Strips bits that were never offered, lowers the minor to the one that was, and max_write and max_pages to what a
+    device of `max_frame` bytes carries. Raises WireError for a reply no kernel would take: wrong size, another major.
     """
     out = bytearray(frame)
+    offered = offered._replace(flags=int(offered.flags))
     body = len(out) - OUT_HEADER
     if body not in INIT_OUT_SIZES:
         raise WireError("init_out", "8, 24 or 64 bytes", f"init_out has {body} bytes: it has 8, 24 or 64")
@@ -110,7 +112,9 @@ def settle(frame: bytes | memoryview, offered: Offer, max_frame: int) -> tuple[b
     if strange:
         notes.append(f"the filesystem asked for what was not offered: {names(strange)}; left out")
     if init.minor > offered.minor:
-        notes.append(f"the filesystem answered minor {init.minor}, {offered.minor} was offered")
+        # Both sides must count with the same sizes, or no reply is right for the kernel and for us.
+        notes.append(f"minor {init.minor} lowered to {offered.minor}: no newer one was offered")
+        _U32.pack_into(out, OUT_HEADER + 4, offered.minor)
     flags &= offered.flags
     room = max_frame - FRAME_OVERHEAD
     max_write, max_pages = init.max_write, init.max_pages

@@ -29,6 +29,8 @@ from perfused.unmounting import Place
 from wire import control
 from wire.control import Endpoint, Mount, Request
 
+#: connections at once that have said nothing yet, per user other than root
+SILENT_PER_USER = 64
 #: seconds a connection may stay silent before its first frame
 SILENCE = 30.0
 
@@ -111,7 +113,7 @@ class Supervisor:
         self._watch(wake_read, lambda: self._signals(wake_read))
         self._watch_child(self._keeper_pid, self._keeper_died)
         for sock in self._listening:
-            self._watch(sock, partial(self._accept, sock))
+            self._listen(sock)
         if self._private is not None:
             from perfused.listener import credentials
 
@@ -123,8 +125,8 @@ class Supervisor:
         self.later(0, self._watch_devices)
         while not self._done():
             for key, _ in self._selector.select(self._wait()):
-                # An earlier callback of this round may have closed what this event is about.
-                if key.fd in self._selector.get_map():
+                # An earlier callback of this round may have closed what this event is about, and its number be in use anew.
+                if self._selector.get_map().get(key.fd) is key:
                     key.data()
             self._run_timers()
         self._keeper.close()
@@ -168,9 +170,25 @@ class Supervisor:
 
     # -- clients ---------------------------------------------------------------------------------------------------
 
+    def _listen(self, sock: socket.socket) -> None:
+        if not self._stopping:
+            self._watch(sock, partial(self._accept, sock))
+
     def _accept(self, sock: socket.socket) -> None:
-        peer = self._listener.accept(sock)
-        if peer is not None:
+        try:
+            peer = self._listener.accept(sock)
+        except OSError as bad:
+            LOGGER.error("no descriptors left for another connection: %s", bad.strerror)
+            self._unwatch(sock)
+            self.later(1.0, partial(self._listen, sock))
+            return
+        if peer is None:
+            return
+        silent = sum(1 for each, _ in self.peers.values() if not each.device and each.client.uid == peer.client.uid)
+        if peer.client.uid and silent >= SILENT_PER_USER:
+            LOGGER.warning("uid %d has %d connections that say nothing; another is refused", peer.client.uid, silent)
+            peer.close()
+        else:
             self._adopt(peer)
 
     def _adopt(self, peer: Peer) -> None:

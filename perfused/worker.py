@@ -129,8 +129,10 @@ def _open_target(path: bytes, client: Client) -> int:
     """The target of an original frame, walked with the client's own rights."""
     if not path.startswith(b"/"):
         raise MountError(errno.EINVAL, f"target {path!r}: an absolute path was expected")
-    mine = os.geteuid(), os.getegid()
-    if client.uid and not mine[0]:
+    mine, groups = (os.geteuid(), os.getegid()), os.getgroups()
+    borrow = client.uid != 0 and mine[0] == 0
+    if borrow:
+        os.setgroups([])
         os.setegid(client.gid)
         os.seteuid(client.uid)
     try:
@@ -138,13 +140,16 @@ def _open_target(path: bytes, client: Client) -> int:
     except OSError as bad:
         raise MountError(bad.errno, f"target {path.decode(errors='replace')}: {bad.strerror}") from None
     finally:
-        os.seteuid(mine[0])
-        os.setegid(mine[1])
+        if borrow:
+            os.seteuid(mine[0])
+            os.setegid(mine[1])
+            os.setgroups(groups)
 
 
 def drop_privileges(user: str) -> None:
     """Become `user` without capabilities or groups, for good. Where that is not ours to do (in a user namespace, or
     started by an ordinary user) the capabilities go all the same."""
+    libc.drop_bounding_set()
     try:
         entry = pwd.getpwnam(user)
         if os.geteuid() == 0:
