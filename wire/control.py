@@ -162,7 +162,7 @@ def _string(field: str, value: bytes) -> bytes:
 
 
 def _sentence(message: str) -> bytes:
-    cut = message.replace("\0", " ").encode()[: LIMITS["message"] - 1]
+    cut = message.replace("\0", " ").encode(errors="backslashreplace")[: LIMITS["message"] - 1]
     return _string("message", cut.decode(errors="ignore").encode())
 
 
@@ -371,7 +371,7 @@ def _errno(error: int) -> int:
 
 def _json(frame: bytes) -> dict[str, Any]:
     try:
-        body = json.loads(frame[HEAD_SIZE:])
+        body = json.loads(frame[HEAD_SIZE:].decode())
     except (ValueError, RecursionError) as bad:
         raise WireError("body", "a JSON object in UTF-8", f"body is no JSON: {bad}") from None
     if not isinstance(body, dict):
