@@ -38,10 +38,15 @@ def answer(daemon: "Supervisor", peer: Peer, request: Request) -> None:
     handler = _OPS.get(op) if isinstance(op, str) else None
     try:
         if handler is None:
-            raise Refusal(errno.EINVAL, f"op is {op!r}: there are {', '.join(_OPS)}")
+            raise Refusal(errno.EINVAL, f"op is {_shown(op)}: there are {', '.join(_OPS)}")
         handler(daemon, peer, request.body)
     except Refusal as no:
         peer.say(control.build_answer({"message": no.sentence}, -no.code))
+
+
+def _shown(value: object) -> str:
+    """What a client sent, as a sentence may hold it: the sentence has to fit a frame, whatever it was."""
+    return repr(value[:80]) if isinstance(value, str) else f"a JSON {type(value).__name__}"
 
 
 def _privileged(peer: Peer) -> bool:
@@ -54,10 +59,11 @@ def _find(daemon: "Supervisor", peer: Peer, body: dict[str, Any]) -> "Mounted":
     if not isinstance(target, str) and not isinstance(number, int):
         raise Refusal(errno.EINVAL, "target: an absolute path was expected")
     found = [each for each in daemon.mounted.values() if each.up and (each.target == target or each.number == number)]
+    what = target[: control.LIMITS["target"]] if isinstance(target, str) else f"number {number}"
     if not found:
-        raise Refusal(errno.ENOENT, f"{target or number}: no mount of this perfused")
+        raise Refusal(errno.ENOENT, f"{what}: no mount of this perfused")
     if not _privileged(peer) and found[-1].client.uid != peer.client.uid:
-        raise Refusal(errno.EPERM, f"{target or number}: the mount is another user's")
+        raise Refusal(errno.EPERM, f"{what}: the mount is another user's")
     return found[-1]
 
 
@@ -85,9 +91,16 @@ def _mounts(daemon: "Supervisor", peer: Peer, body: dict[str, Any]) -> None:
 
 
 def _hand_over(daemon: "Supervisor", peer: Peer, body: dict[str, Any]) -> None:
-    """Give the question and the connection to the worker."""
+    """Give the question and the connection to the worker; of the question only what it knows, checked."""
     made = _find(daemon, peer, body)
-    message = {"op": body["op"], "request": body}
+    timing, opcodes = body.get("timing"), body.get("opcodes")
+    if not isinstance(timing, bool | None):
+        raise Refusal(errno.EINVAL, f"timing is {_shown(timing)}: true or false was expected")
+    if opcodes is not None and not (
+        isinstance(opcodes, list) and len(opcodes) <= 256 and all(type(each) is int for each in opcodes)
+    ):
+        raise Refusal(errno.EINVAL, "opcodes: a list of at most 256 numbers was expected")
+    message = {"op": body["op"], "request": {"timing": timing, "opcodes": opcodes}}
     if not channel.send(made.channel, message, (peer.sock.fileno(),), socket.MSG_DONTWAIT):
         raise Refusal(errno.EAGAIN, f"{made.target}: its worker does not answer")
     daemon.later(0, lambda: daemon.dismiss(peer))

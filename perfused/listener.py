@@ -213,6 +213,7 @@ class Listener:
         except BlockingIOError:
             return peer
         if not packet:
+            _close(fds)  # an empty packet can carry descriptors too
             return None
         try:
             message = control.parse(packet)
