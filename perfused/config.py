@@ -3,6 +3,7 @@
 Here and nowhere else a setting gets its name, type, limits and default. Never here: acting on one.
 """
 
+import os
 import tomllib
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -172,7 +173,7 @@ def _value(kind: Any, key: str, name: str, value: Any, where: str) -> Any:
     if get_origin(kind) is list:
         (item,) = get_args(kind)
         if not isinstance(value, list) or any(type(each) is not item for each in value):
-            raise ConfigError(f"{where}: {name}: must be a list of {_KINDS[item]}, not {value!r}")
+            raise ConfigError(f"{where}: {name}: must be a list of {_KINDS[item].split(" ", 1)[1]}s, not {value!r}")
         return value
     if kind is float and type(value) is int:
         value = float(value)
@@ -185,13 +186,14 @@ def _value(kind: Any, key: str, name: str, value: Any, where: str) -> Any:
     return value
 
 
-_KINDS = {str: "strings", int: "a whole number", float: "a number", bool: "true or false"}
+_KINDS = {str: "a string", int: "a whole number", float: "a number", bool: "true or false"}
 
 
 def _cross_check(config: Config, where: str) -> None:
     if config.daemon.endpoint not in ("socket", "direct"):
         raise ConfigError(f"{where}: daemon.endpoint: must be socket or direct, not {config.daemon.endpoint!r}")
-    if not config.daemon.socket.startswith("/") or len(config.daemon.socket.encode()) > 107:
+    path = os.fsencode(config.daemon.socket)
+    if not path.startswith(b"/") or len(path) > 107 or b"\0" in path:
         raise ConfigError(f"{where}: daemon.socket: must be an absolute path of at most 107 bytes")
     for flag in config.init.refuse:
         if flag not in InitFlag.__members__:
