@@ -173,7 +173,7 @@ def _value(kind: Any, key: str, name: str, value: Any, where: str) -> Any:
     if get_origin(kind) is list:
         (item,) = get_args(kind)
         if not isinstance(value, list) or any(type(each) is not item for each in value):
-            raise ConfigError(f"{where}: {name}: must be a list of {_KINDS[item].split(" ", 1)[1]}s, not {value!r}")
+            raise ConfigError(f"{where}: {name}: must be a list of {_KINDS[item].split(' ', 1)[1]}s, not {value!r}")
         return value
     if kind is float and type(value) is int:
         value = float(value)
