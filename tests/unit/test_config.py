@@ -41,7 +41,7 @@ ERRORS: dict[str, tuple[str, str, str]] = {
     "a long socket": (f'[daemon]\nsocket = "/{"é" * 54}"', "daemon.socket", "must be an absolute path of at most 107"),
     "a NUL in the socket": ('[daemon]\nsocket = "/run/\\u0000s"', "daemon.socket", "must be an absolute path"),
     "an unknown flag": ('[init]\nrefuse = ["ASYNC"]', "init.refuse", "'ASYNC' is no INIT flag"),
-    "a flag with its prefix": ('[init]\nrefuse = ["FUSE_ASYNC_READ"]', "init.refuse", "'FUSE_ASYNC_READ' is no INIT flag"),
+    "a flag with its prefix": ('[init]\nrefuse = ["FUSE_ASYNC_READ"]', "init.refuse", "'FUSE_ASYNC_READ' is no INIT"),
     "no number at all": ("[requests]\ndeadline = nan", "requests.deadline", "nan is outside 0 to 86400"),
     "for ever": ("[daemon]\nstop_timeout = inf", "daemon.stop_timeout", "inf is outside 0.1 to 600"),
 }
