@@ -28,6 +28,16 @@ def names_in(frame: bytes | memoryview, minor: int) -> list[bytes]:
     return bytes(frame[start : start + 8192]).split(b"\0")[: row.names]
 
 
+def shown(name: bytes) -> str:
+    """A name fit for a line on a terminal: what is no UTF-8, or not printable, is escaped."""
+    text = name.decode("utf-8", "backslashreplace")
+    return text if text.isprintable() else "".join(each if each.isprintable() else _escaped(each) for each in text)
+
+
+def _escaped(char: str) -> str:
+    return f"\\x{ord(char):02x}" if ord(char) < 256 else f"\\u{ord(char):04x}"
+
+
 class Names:
     """nodeid -> (parent nodeid, name)."""
 
@@ -61,17 +71,22 @@ class Names:
 
     def put(self, nodeid: int, parent: int, name: bytes) -> None:
         """Remember where a node was seen."""
-        if nodeid == ROOT_ID or nodeid == parent:
+        if nodeid in (ROOT_ID, parent):
             return
-        self.nodes.pop(nodeid, None)
+        self._drop(nodeid)
         self.nodes[nodeid] = (parent, name)
         self.children[parent, name] = nodeid
         if len(self.nodes) > KEPT:
-            oldest = next(iter(self.nodes))
-            self.children.pop(self.nodes.pop(oldest), None)
+            self._drop(next(iter(self.nodes)))
+
+    def _drop(self, nodeid: int) -> None:
+        """Forget a node, and its name where no other node has it by now."""
+        place = self.nodes.pop(nodeid, None)
+        if place is not None and self.children.get(place) == nodeid:
+            del self.children[place]
 
     def path(self, nodeid: int, name: bytes = b"") -> str:
-        """Where a node is in the mount: `/a/b`; `<77>/b` where an ancestor was never seen. Bytes that are no UTF-8 are escaped."""
+        """Where a node is in the mount, names as `shown` has them: `/a/b`; `<77>/b` where an ancestor was never seen."""
         parts = [name] if name else []
         at = nodeid
         for _ in range(256):
@@ -79,7 +94,7 @@ class Names:
                 break
             at, part = self.nodes[at]
             parts.append(part)
-        text = "/".join(part.decode("utf-8", "backslashreplace") for part in reversed(parts))
+        text = "/".join(shown(part) for part in reversed(parts))
         if at == ROOT_ID:
             return "/" + text
         return f"<{at}>/{text}" if text else f"<{at}>"

@@ -11,7 +11,7 @@ from collections import deque
 from typing import IO
 
 from perfused.engine import NODEID, OPCODE, PID, SLOTS, UID, UNIQUE, Buffer, Head
-from perfused.names import Names, names_in
+from perfused.names import Names, names_in, shown
 from wire.control import TRACE_KEEP, TRACE_NOTICE, TRACE_REPLY, TRACE_REQUEST, TraceRecord
 from wire.opcodes import BY_NUMBER, Opcode, ReplyRule, name_of
 
@@ -154,7 +154,7 @@ class Ring(Latency):
         """Begin a line."""
         super().request(head, frame)
         kept = bytes(frame[:1024])
-        name = b"/".join(names_in(kept, self.minor)).decode("utf-8", "backslashreplace")
+        name = "/".join(shown(each) for each in names_in(kept, self.minor))
         operation = Operation(head, self.names.path(head[NODEID]), name)
         self.ring.append(operation)
         if head[UNIQUE] in self.started:
