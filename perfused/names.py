@@ -86,7 +86,7 @@ class Names:
             del self.children[place]
 
     def path(self, nodeid: int, name: bytes = b"") -> str:
-        """Where a node is in the mount, names as `shown` has them: `/a/b`; `<77>/b` where an ancestor was never seen."""
+        """Where a node is in the mount, names as `shown` has them: `/a/b`, or `<77>/b` where an ancestor is unknown."""
         parts = [name] if name else []
         at = nodeid
         for _ in range(256):
