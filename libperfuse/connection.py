@@ -69,9 +69,13 @@ def connect_or_start() -> socket.socket:
     try:
         return connect()
     except PerfuseError as bad:
-        if bad.errno not in (errno.ENOENT, errno.ECONNREFUSED) or os.environ.get("PERFUSE_NO_PRIVATE"):
+        if bad.errno not in (errno.ENOENT, errno.ECONNREFUSED) or _no_private():
             raise
     return start_private()
+
+
+def _no_private() -> bool:
+    return os.environ.get("PERFUSE_NO_PRIVATE", "") not in ("", "0")
 
 
 def exchange(sock: socket.socket, frame: bytes, fds: tuple[int, ...] = ()) -> None:
@@ -80,7 +84,7 @@ def exchange(sock: socket.socket, frame: bytes, fds: tuple[int, ...] = ()) -> No
     try:
         sock.sendmsg([frame], rights, socket.MSG_NOSIGNAL)
     except OSError as bad:
-        raise PerfuseError(errno.ENOTCONN, f"perfused is gone: {bad.strerror}") from None
+        raise PerfuseError(errno.ECONNRESET, f"perfused is gone: {bad.strerror}") from None
 
 
 def receive(sock: socket.socket, flags: int = 0) -> tuple[Message | None, list[int]]:
@@ -92,7 +96,7 @@ def receive(sock: socket.socket, flags: int = 0) -> tuple[Message | None, list[i
     except BlockingIOError:
         raise
     except OSError as bad:
-        raise PerfuseError(errno.ENOTCONN, f"perfused is gone: {bad.strerror}") from None
+        raise PerfuseError(errno.ECONNRESET, f"perfused is gone: {bad.strerror}") from None
     for level, kind, data in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
             fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
@@ -115,7 +119,7 @@ def ask(sock: socket.socket, body: dict[str, object]) -> list[dict[str, object]]
         for each in fds:
             os.close(each)
         if message is None:
-            raise PerfuseError(errno.ENOTCONN, "perfused closed the connection before it answered")
+            raise PerfuseError(errno.ECONNRESET, "perfused closed the connection before it answered")
         if not isinstance(message, Answer):
             raise PerfuseError(errno.EPROTO, f"perfused answered with {type(message).__name__.upper()}")
         if message.error:

@@ -19,6 +19,7 @@ from wire.control import Endpoint, Verdict, Welcome
 from wire.errors import WireError
 
 DEVICE = "/dev/fuse"
+ENDPOINTS = {"any": Endpoint.ANY, "socket": Endpoint.SOCKET, "device": Endpoint.DEVICE, "direct": Endpoint.DIRECT}
 _RDEV = os.makedev(10, 229)
 _FSTYPE = re.compile(r"(fuse|fuseblk)(\..*)?\Z|perfuse\|", re.DOTALL)
 _FD = re.compile(r"(?:^|,)fd=(\d{1,9})(?=,|\Z)")
@@ -36,12 +37,12 @@ def perfuse_open(path: str, flags: int = os.O_RDWR, mode: int = 0o600) -> int:
     """
     if path != DEVICE:
         return os.open(path, flags, mode)
-    wish = os.environ.get("PERFUSE_ENDPOINT", "any").upper()
-    if wish not in Endpoint.__members__:
-        raise PerfuseError(errno.EINVAL, f"PERFUSE_ENDPOINT is {wish.lower()!r}: socket, direct, device or any")
+    wish = os.environ.get("PERFUSE_ENDPOINT") or "any"
+    if wish not in ENDPOINTS:
+        raise PerfuseError(errno.EINVAL, f"PERFUSE_ENDPOINT is {wish!r}: {', '.join(ENDPOINTS)}")
     connection = connect_or_start()
     try:
-        fd, endpoint = _hello(connection, Endpoint[wish])
+        fd, endpoint = _hello(connection, ENDPOINTS[wish])
     except BaseException:
         connection.close()
         raise
@@ -101,14 +102,14 @@ def perfuse_mount(source: str, target: str, fstype: str = "fuse", flags: int = 0
     """mount(2), except that a FUSE mount whose `fd=N` is a device of perfused's is mounted by perfused.
 
     `flags` are MS_* bits, `data` the options of mount(8)'s last column. Returns when the mount stands. Raises
-    PerfuseError with the errno and the sentence of the verdict: EBUSY for a second mount on one descriptor, EBADF or
-    ENOTSOCK for one that is not ours.
+    PerfuseError with the errno and the sentence of the verdict: EBUSY for a second mount on one descriptor, EINVAL (a
+    socket), ENOTSOCK or EBADF for one that is not ours.
     """
-    found = _FD.search(data)
-    if not found or not _FSTYPE.match(fstype or "fuse"):
+    named = _FD.findall(data)
+    if not named or not _FSTYPE.match(fstype or "fuse"):
         libc.mount(os.fsencode(source), os.fsencode(target), os.fsencode(fstype), flags, os.fsencode(data))
         return
-    fd = int(found[1])
+    fd = int(named[-1])
     connection, owned = _control_of(fd)
     if connection is None:
         libc.mount(os.fsencode(source), os.fsencode(target), os.fsencode(fstype), flags, os.fsencode(data))
@@ -151,7 +152,7 @@ def _control_of(fd: int) -> tuple[socket.socket | None, bool]:
         ours = False
     if not ours:
         sock.close()
-        raise PerfuseError(errno.EBADF, f"fd={fd} is a socket, but no device of perfused's")
+        raise PerfuseError(errno.EINVAL, f"fd={fd} is a socket, but no device of perfused's")
     return sock, True
 
 
@@ -171,7 +172,7 @@ def _await_verdict(connection: socket.socket) -> None:
         except BlockingIOError:
             continue
         except OSError as bad:
-            raise PerfuseError(errno.ENOTCONN, f"perfused is gone: {bad.strerror}") from None
+            raise PerfuseError(errno.ECONNRESET, f"perfused is gone: {bad.strerror}") from None
         break
     if head and not control.is_control(head):
         raise PerfuseError(errno.EBUSY, "this descriptor is mounted already")
@@ -179,7 +180,7 @@ def _await_verdict(connection: socket.socket) -> None:
     for each in fds:
         os.close(each)
     if message is None:
-        raise PerfuseError(errno.ENOTCONN, "perfused closed the device before it had mounted it")
+        raise PerfuseError(errno.ECONNRESET, "perfused closed the device before it had mounted it")
     if not isinstance(message, Verdict):
         raise PerfuseError(errno.EPROTO, f"perfused answered MOUNT with {type(message).__name__.upper()}")
     if message.error:

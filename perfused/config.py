@@ -4,6 +4,7 @@ Here and nowhere else a setting gets its name, type, limits and default. Never h
 """
 
 import os
+import pwd
 import tomllib
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -48,7 +49,7 @@ class Daemon:
     trace_dir: str = "/run/perfused"
     #: seconds to wait at start for /dev/fuse to appear
     device_wait: float = 5.0
-    #: seconds an orderly stop may take before connections are aborted
+    #: seconds an orderly stop may take before workers are killed
     stop_timeout: float = 5.0
     #: endpoint for clients that ask for none
     endpoint: str = "socket"
@@ -182,8 +183,12 @@ def _value(kind: Any, key: str, name: str, value: Any, where: str) -> Any:
     if key in LIMITS and not (key == "max_frame" and value == 0):
         least, most = LIMITS[key]
         if not least <= value <= most:
-            raise ConfigError(f"{where}: {name}: {value} is outside {least:g} to {most:g}")
+            raise ConfigError(f"{where}: {name}: {value} is outside {_number(least)} to {_number(most)}")
     return value
+
+
+def _number(value: float) -> str:
+    return f"{value:.0f}" if value == int(value) else f"{value:g}"
 
 
 _KINDS = {str: "a string", int: "a whole number", float: "a number", bool: "true or false"}
@@ -192,6 +197,10 @@ _KINDS = {str: "a string", int: "a whole number", float: "a number", bool: "true
 def _cross_check(config: Config, where: str) -> None:
     if config.daemon.endpoint not in ("socket", "direct"):
         raise ConfigError(f"{where}: daemon.endpoint: must be socket or direct, not {config.daemon.endpoint!r}")
+    try:
+        pwd.getpwnam(config.daemon.worker_user)
+    except KeyError:
+        raise ConfigError(f"{where}: daemon.worker_user: there is no user {config.daemon.worker_user!r}") from None
     path = os.fsencode(config.daemon.socket)
     if not path.startswith(b"/") or len(path) > 107 or b"\0" in path:
         raise ConfigError(f"{where}: daemon.socket: must be an absolute path of at most 107 bytes")

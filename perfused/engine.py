@@ -32,6 +32,7 @@ SLOTS = 128
 MAX_ERRNO = 511
 #: requests answered here whose late reply is still recognised
 LATE_KEPT = 4096
+KILLED_KEPT = 256
 
 Head = tuple[int, ...]
 Buffer = bytes | bytearray | memoryview
@@ -170,6 +171,8 @@ class Engine:
         self.seen: dict[int, float] = {}
         self.interrupted: dict[int, float] = {}
         self._own_interrupts: set[int] = set()
+        #: pids whose request was answered because they are being killed: their next one need not wait again
+        self._killed: dict[int, None] = {}
         self.base_request: list[RequestHook | None] = [None] * SLOTS
         self.base_reply: list[ReplyHook | None] = [None] * SLOTS
         for row in BY_NUMBER.values():
@@ -402,7 +405,7 @@ class Engine:
         """Look for requests nobody answers: (frames for the kernel, frames for the filesystem).
 
         Call about every quarter of the shortest time in `rules`. A request's age counts from the first sweep that saw
-        it, so it is early by at most one interval; nothing is stamped on the hot path. `dying(pid)` tells whether a
+        it, so it is late by at most one interval; nothing is stamped on the hot path. `dying(pid)` tells whether a
         caller has been killed. Only the sweeper calls this.
         """
         rules, seen = self.rules, self.seen
@@ -417,7 +420,10 @@ class Engine:
             age = now - seen.setdefault(unique, now)
             if head[OPCODE] == Opcode.INIT:
                 continue
-            if rules.killed_grace and age >= rules.killed_grace and dying(head[PID]):
+            if rules.killed_grace and (age >= rules.killed_grace or head[PID] in self._killed) and dying(head[PID]):
+                self._killed[head[PID]] = None
+                while len(self._killed) > KILLED_KEPT:
+                    self._killed.pop(next(iter(self._killed)))
                 self._answer(to_kernel, head, -errno.EINTR, age, "caller killed")
             elif rules.deadline and age >= rules.deadline and head[OPCODE] != Opcode.SETLKW:
                 since = self.interrupted.get(unique)

@@ -10,7 +10,7 @@ import socket
 import time
 from typing import NoReturn
 
-from perfused import channel, libc, unmounting
+from perfused import channel, libc, log, unmounting
 from perfused.log import LOGGER
 from perfused.unmounting import Place
 
@@ -25,7 +25,8 @@ def start() -> tuple[int, socket.socket]:
     if pid:
         theirs.close()
         return pid, mine
-    mine.close()
+    # What was inherited would be held open for as long as the keeper lives: the pipe of a starting daemon, for one.
+    unmounting.close_all_but({theirs.fileno()} | log.descriptors())
     serve(theirs)
 
 

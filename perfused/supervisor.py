@@ -236,6 +236,8 @@ class Supervisor:
 
     def mount(self, peer: Peer, request: Mount, target: int | None) -> None:
         """Fork a worker that decides and mounts; its answer comes over its channel."""
+        if "puffs" in self.debug:
+            LOGGER.debug("uid %d, pid %d (%s) asks for %s", peer.client.uid, peer.client.pid, peer.name, request)
         if self._stopping:
             peer.say(control.build_verdict(-errno.ESHUTDOWN, 0, "perfused is stopping"))
             return
@@ -281,6 +283,8 @@ class Supervisor:
         message, fds = channel.receive(made.channel)
         for each in fds:
             os.close(each)
+        if "puffs" in self.debug:
+            LOGGER.debug("worker %d says %s", made.pid, message)
         if message is None:
             self._unwatch(made.channel)
         elif "mounted" in message:
@@ -361,8 +365,12 @@ class Supervisor:
             self._remove(made)
             return
         reason = made.reason or f"the worker {_exit_text(code)}"
+        gone = made.namespace < 0 and not any(line.major == 0 and line.minor == made.minor for line in mounts())
+        if reason == "unmounted" and made.namespace < 0 and not gone:
+            # The kernel says ENODEV of an aborted connection too, unless ABORT_ERROR was negotiated.
+            reason = "connection aborted"
         LOGGER.log(logging.INFO if made.reason else logging.ERROR, "%s: ended: %s", made.target, reason)
-        if made.namespace < 0 and not any(line.major == 0 and line.minor == made.minor for line in mounts()):
+        if gone:
             self._remove(made)
             return
         self.unmount(made, libc.MNT_DETACH, lambda failure: self._cleared(made, failure))

@@ -75,7 +75,7 @@ def run(job: Job) -> NoReturn:
         libc.set_name("perfused-mount")
         for each in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
             signal.signal(each, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # until it serves
         code = _mount_and_serve(job)
     except Exception:
         LOGGER.exception("worker failed")
@@ -89,6 +89,12 @@ def _mount_and_serve(job: Job) -> int:
         device, where = perform(job)
     except MountError as bad:
         channel.send(job.channel, {"failed": bad.errno or errno.EIO, "message": bad.strerror})
+        return 0
+    except OSError as bad:
+        # Above all the target itself: on a FUSE mount without allow_other not even root may look at it.
+        channel.send(
+            job.channel, {"failed": bad.errno or errno.EIO, "message": f"the target cannot be used: {bad.strerror}"}
+        )
         return 0
     worker = Worker(job, device, where)
     drop_privileges(job.config.daemon.worker_user)
@@ -208,6 +214,7 @@ class Worker:
         )
         self.streams: dict[socket.socket, tuple[observe.Stream, list[int]]] = {}
         self._faults = [0.0, 0]
+        self._supervised = True
         self._observe()
         self.relay = Relay(self.engine, device, job.device_socket, self._ended)
 
@@ -222,14 +229,14 @@ class Worker:
         poll.register(self._wake_read, select.POLLIN)
         if self.job.endpoint is Endpoint.DIRECT:
             poll.register(self.job.device_socket, select.POLLIN | select.POLLRDHUP)
-        supervised = True
+        signal.signal(signal.SIGTERM, self._terminate)
         next_sweep = time.monotonic() + self._tick()
         while not self.reasons:
             wait = TRACE_TICK if self.streams else max(next_sweep - time.monotonic(), 0.0)
             for fd, _ in poll.poll(wait * 1000):
                 if fd == self.job.channel.fileno():
-                    supervised = self._message()
-                    if not supervised:
+                    self._supervised = self._message()
+                    if not self._supervised:
                         # The daemon is gone; its keeper unmounts, and until then whoever has files open is served.
                         poll.unregister(self.job.channel)
                 elif fd == self.job.device_socket.fileno():
@@ -256,6 +263,11 @@ class Worker:
     def _ended(self, reason: str) -> None:
         self.reasons.append(reason)
         os.write(self._wake_write, b"x")
+
+    def _terminate(self, *_: object) -> None:
+        """SIGTERM. Sent to a whole group it reaches the daemon too, which ends its mounts in order; without one, end."""
+        if not self._supervised:
+            self._ended("terminated")
 
     def _connection(self) -> None:
         """The control connection of a direct client: its end is the filesystem's end; a second MOUNT is refused."""

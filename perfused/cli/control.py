@@ -120,7 +120,9 @@ def stats(path: str | None, mount: str, as_json: bool, timing: str | None) -> No
 
 def _show_stats(found: dict[str, Any]) -> None:
     console = _console()
-    minor = f"FUSE 7.{found['minor']}" if found["minor"] else "INIT not settled"
+    minor = f"FUSE 7.{found['minor']}" if found["minor"] else "no frame passes the daemon"
+    if found["state"] in ("NEW", "INIT_SENT"):
+        minor = "INIT not settled"
     console.print(
         f"[bold]{found['target']}[/]  {found['state']}, {minor}, up {_duration(found['uptime_s'])}", markup=True
     )

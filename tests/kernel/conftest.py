@@ -70,9 +70,12 @@ def namespace() -> None:
         libc.mount(b"fusectl", os.fsencode(CONNECTIONS), b"fusectl", 0, None)
 
 
-def connections() -> set[str]:
-    """The numbers of all FUSE connections."""
-    return {each.name for each in CONNECTIONS.iterdir()}
+def connections(under: Path) -> set[str]:
+    """The numbers of the FUSE connections mounted below a directory: nobody else's, whatever else this machine runs."""
+    lines = [line.split() for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    return {
+        each[2].partition(":")[2] for each in lines if each[4].startswith(str(under)) and " - fuse" in " ".join(each)
+    }
 
 
 def abort(numbers: set[str]) -> None:
@@ -110,12 +113,13 @@ def watchdog(request: pytest.FixtureRequest, namespace: None, tmp_path: Path) ->
     if missing():
         yield
         return
-    before = connections()
     fired = threading.Event()
 
     def fire() -> None:
         fired.set()
-        abort(connections() - before)
+        abort(connections(tmp_path))
+        for daemon in running:
+            os.killpg(daemon.process.pid, signal.SIGKILL)
 
     timer = threading.Timer(PATIENCE, fire)
     timer.daemon = True
@@ -125,12 +129,11 @@ def watchdog(request: pytest.FixtureRequest, namespace: None, tmp_path: Path) ->
     finally:
         timer.cancel()
         left = fuse_mounts(tmp_path)
+        abort(connections(tmp_path))
         for target in left:
             subprocess.run(["umount", "-l", target], check=False, capture_output=True)
-        abort(connections() - before)
     assert not fired.is_set(), f"the test took longer than {PATIENCE:g} s; its connections were aborted"
     assert not left, f"mounts left behind: {left}"
-    eventually(lambda: not connections() - before, "FUSE connections left behind")
 
 
 @pytest.fixture
@@ -243,6 +246,10 @@ class Daemon:
         return self.process.wait(timeout=20)
 
 
+#: daemons of the running test, whose workers the watchdog kills
+running: list[Daemon] = []
+
+
 @pytest.fixture
 def daemons(
     tmp_path: Path, evidence: dict[str, Callable[[], str]], watchdog: None, monkeypatch: pytest.MonkeyPatch
@@ -258,6 +265,7 @@ def daemons(
         monkeypatch.setenv("PERFUSE_NO_PRIVATE", "1")
         evidence[f"log of {place.name}"] = daemon.log
         started.append(daemon)
+        running.append(daemon)
         return daemon
 
     yield start
@@ -269,6 +277,7 @@ def daemons(
             if program.stderr is not None:
                 program.stderr.close()
             program.wait()
+        running.remove(daemon)
         killed = daemon.process.poll() is not None
         try:
             status = daemon.stop()

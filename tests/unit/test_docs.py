@@ -279,7 +279,7 @@ def test_the_service_stays_in_the_mount_namespace_of_the_host() -> None:
     )
     assert not [key for key in service if own_namespace.fullmatch(key)]
     assert service["Type"] == ["notify"]
-    assert service["KillMode"] == ["mixed"]
+    assert service["KillMode"] == ["process"]
 
 
 def test_the_units_speak_of_the_default_socket() -> None:
