@@ -34,7 +34,9 @@ def connect(path: str | None = None) -> socket.socket:
         sock.connect(path)
     except OSError as bad:
         sock.close()
-        raise PerfuseError(bad.errno, f"{path}: {bad.strerror}: no perfused to be reached there") from None
+        # A path too long for a socket has no errno: Python itself refuses it.
+        code = bad.errno or errno.ENAMETOOLONG
+        raise PerfuseError(code, f"{path}: {bad.strerror or bad}: no perfused to be reached there") from None
     return sock
 
 
