@@ -199,7 +199,7 @@ def _cross_check(config: Config, where: str) -> None:
         raise ConfigError(f"{where}: daemon.endpoint: must be socket or direct, not {config.daemon.endpoint!r}")
     try:
         pwd.getpwnam(config.daemon.worker_user)
-    except KeyError:
+    except (KeyError, ValueError):
         raise ConfigError(f"{where}: daemon.worker_user: there is no user {config.daemon.worker_user!r}") from None
     path = os.fsencode(config.daemon.socket)
     if not path.startswith(b"/") or len(path) > 107 or b"\0" in path:

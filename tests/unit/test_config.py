@@ -40,6 +40,8 @@ ERRORS: dict[str, tuple[str, str, str]] = {
     "an empty socket": ('[daemon]\nsocket = ""', "daemon.socket", "must be an absolute path"),
     "a long socket": (f'[daemon]\nsocket = "/{"é" * 54}"', "daemon.socket", "must be an absolute path of at most 107"),
     "a NUL in the socket": ('[daemon]\nsocket = "/run/\\u0000s"', "daemon.socket", "must be an absolute path"),
+    "an unknown user": ('[daemon]\nworker_user = "no-one"', "daemon.worker_user", "there is no user 'no-one'"),
+    "a NUL in a user": ('[daemon]\nworker_user = "\\u0000"', "daemon.worker_user", "there is no user '\\x00'"),
     "an unknown flag": ('[init]\nrefuse = ["ASYNC"]', "init.refuse", "'ASYNC' is no INIT flag"),
     "a flag with its prefix": ('[init]\nrefuse = ["FUSE_ASYNC_READ"]', "init.refuse", "'FUSE_ASYNC_READ' is no INIT"),
     "no number at all": ("[requests]\ndeadline = nan", "requests.deadline", "nan is outside 0 to 86400"),
@@ -86,7 +88,7 @@ def test_a_number_beyond_its_limits_is_refused_with_them(tmp_path: Path, name: s
     with pytest.raises(ConfigError) as caught:
         load(tmp_path, setting(name, float(value) if type(get(Config(), name)) is float else value))
     assert f": {name}: {value}" in str(caught.value)
-    assert str(caught.value).endswith(f" is outside {least:g} to {most:g}")
+    assert str(caught.value).endswith(f" is outside {least} to {most}")
 
 
 @pytest.mark.parametrize(("name", "value"), WITHIN)
