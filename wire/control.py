@@ -1,138 +1,60 @@
 """The perfuse_mount messages: what libperfuse, perfusectl and the daemon say to each other.
 
-Here live the layouts, limits and checks of every control frame (docs/control-protocol.md) and of the original's mount
-frame. Never here: sockets, descriptors, policy.
+Here every control frame (docs/control-protocol.md) and the original's mount frame is built, and parsed with every check
+on it; `control_layout` has the layouts. Never here: sockets, descriptors, policy.
 """
 
 import errno
 import json
 import struct
 from collections.abc import Callable
-from enum import IntEnum, IntFlag
-from typing import Any, NamedTuple
+from typing import Any
 
+from wire import codec
+from wire.control_layout import (
+    CODECS,
+    DEFAULT_SOCKET,
+    DEVICE_NAME_PREFIX,
+    HEAD_SIZE,
+    LIMITS,
+    MAGIC,
+    MAX_FRAME,
+    ORIGINAL_HEAD_SIZE,
+    ORIGINAL_HEAD_SIZE_ILP32,
+    ORIGINAL_MAGIC,
+    TRACE_KEEP,
+    TRACE_NOTICE,
+    TRACE_REPLY,
+    TRACE_REQUEST,
+    UNIQUE_CONTROL,
+    Answer,
+    Endpoint,
+    FrameFlag,
+    Hello,
+    Kind,
+    Message,
+    Mount,
+    Request,
+    Trace,
+    TraceRecord,
+    Verdict,
+    Welcome,
+)
 from wire.errors import WireError
 
-MAGIC = b"perfuse2"
-ORIGINAL_MAGIC = b"noFuseRq\0"
-UNIQUE_CONTROL = 0xFFFF_FFFF_FFFF_FFFF
-MAX_FRAME = 65536
-HEAD_SIZE = 32
-ORIGINAL_HEAD_SIZE = 56
-ORIGINAL_HEAD_SIZE_ILP32 = 52
-DEFAULT_SOCKET = "/run/perfused/perfused.sock"
-DEVICE_NAME_PREFIX = b"\0perfused/"
-LIMITS = {"name": 64, "source": 4096, "target": 4096, "fstype": 64, "data": 4096, "message": 4096, "sock": 256}
+# fmt: off
+__all__ = [
+    "DEFAULT_SOCKET", "DEVICE_NAME_PREFIX", "HEAD_SIZE", "LIMITS", "MAGIC", "MALFORMED", "MAX_FRAME",
+    "ORIGINAL_HEAD_SIZE", "ORIGINAL_HEAD_SIZE_ILP32", "ORIGINAL_MAGIC", "TRACE_KEEP", "TRACE_NOTICE", "TRACE_REPLY",
+    "TRACE_REQUEST", "UNIQUE_CONTROL", "Answer", "Endpoint", "FrameFlag", "Hello", "Kind", "Message", "Mount",
+    "Request", "Trace", "TraceRecord", "Verdict", "Welcome", "build_answer", "build_hello", "build_mount",
+    "build_original_mount", "build_request", "build_trace", "build_verdict", "build_welcome", "is_control", "parse",
+]
+# fmt: on
 
-_HEAD = struct.Struct("=IiQ8sHHI")
-_ORIGINAL = struct.Struct("=IiQ9s3xIIIIII")
-_PAIR = struct.Struct("=II")
-_WELCOME = struct.Struct("=IIII")
-_MOUNT = struct.Struct("=IIIIII")
-_OUT_HEAD = struct.Struct("=IiQ")
-_TRACE = struct.Struct("=II")
-_RECORD = struct.Struct("=QHHII")
-
-
-class Kind(IntEnum):
-    """What a control frame is for."""
-
-    HELLO = 1
-    WELCOME = 2
-    MOUNT = 3
-    VERDICT = 4
-    REQUEST = 5
-    ANSWER = 6
-    TRACE = 7
-
-
-class Endpoint(IntEnum):
-    """What a filesystem holds as its device."""
-
-    ANY = 0
-    SOCKET = 1
-    DEVICE = 2
-    DIRECT = 3
-
-
-class FrameFlag(IntFlag):
-    """Flags of a control frame's head."""
-
-    MORE = 1
-
-
-class Hello(NamedTuple):
-    """First frame of a client: the endpoint it asks for and its program's name."""
-
-    endpoint: Endpoint
-    name: bytes
-
-
-class Welcome(NamedTuple):
-    """Answer to HELLO; the device travels beside it. `error` is 0 or a negative errno, `max_frame` is in bytes."""
-
-    error: int
-    endpoint: Endpoint
-    max_frame: int
-    message: str
-
-
-class Mount(NamedTuple):
-    """A request to mount. `flags` are MS_* bits; `original` marks the frame of NetBSD's libperfuse, which gets no answer."""
-
-    source: bytes
-    target: bytes
-    fstype: bytes
-    flags: int
-    data: bytes
-    original: bool = False
-
-
-class Verdict(NamedTuple):
-    """Answer to MOUNT: 0 or a negative errno, the minor device number of the new superblock, one sentence."""
-
-    error: int
-    device: int
-    message: str
-
-
-class Request(NamedTuple):
-    """A question of perfusectl or libperfuse."""
-
-    body: dict[str, Any]
-
-
-class Answer(NamedTuple):
-    """One frame of an answer; `more` says that another follows."""
-
-    error: int
-    body: dict[str, Any]
-    more: bool
-
-
-class TraceRecord(NamedTuple):
-    """One frame of a live trace: when (nanoseconds since 1970), which way, its opcode, its true length, its first bytes."""
-
-    time_ns: int
-    direction: int
-    opcode: int
-    length: int
-    kept: bytes
-
-
-class Trace(NamedTuple):
-    """Records of a live trace, and how many were dropped before them because the reader was slow."""
-
-    dropped: int
-    records: list[TraceRecord]
-
-
-#: `TraceRecord.direction`
-TRACE_REQUEST, TRACE_REPLY, TRACE_NOTICE = 1, 2, 3
-#: bytes of a frame that a trace keeps: heads and names, hardly any file data
-TRACE_KEEP = 512
-
-Message = Hello | Welcome | Mount | Verdict | Request | Answer | Trace
+_HEAD, _ORIGINAL = CODECS["control_head"].struct, CODECS["perfuse_mount_out"].struct
+_HELLO, _WELCOME, _MOUNT = CODECS["hello"].struct, CODECS["welcome"].struct, CODECS["mount"].struct
+_VERDICT, _TRACE, _RECORD = CODECS["verdict"].struct, CODECS["trace"].struct, CODECS["trace_record"].struct
 
 
 def is_control(frame: bytes | memoryview) -> bool:
@@ -169,7 +91,7 @@ def _sentence(message: str) -> bytes:
 def build_hello(endpoint: Endpoint, name: bytes) -> bytes:
     """Build HELLO. `name` is cut to 63 bytes. Raises WireError for a NUL in it."""
     sent = _string("name", name[: LIMITS["name"] - 1])
-    return _head(Kind.HELLO, _PAIR.pack(endpoint, len(sent)) + sent)
+    return _head(Kind.HELLO, _HELLO.pack(endpoint, len(sent)) + sent)
 
 
 def build_welcome(error: int, endpoint: Endpoint, max_frame: int, message: str = "") -> bytes:
@@ -195,8 +117,9 @@ def build_original_mount(
     strings = [value + b"\0" if value else b"" for value in (source, target, fstype, data, sock)]
     lengths = [len(each) for each in strings]
     body = b"".join(strings)
+    length = ORIGINAL_HEAD_SIZE + len(body)
     head = _ORIGINAL.pack(
-        ORIGINAL_HEAD_SIZE + len(body), 0, UNIQUE_CONTROL, ORIGINAL_MAGIC, *lengths[:3], flags, lengths[3], lengths[4]
+        length, 0, UNIQUE_CONTROL, ORIGINAL_MAGIC, bytes(3), *lengths[:3], flags, lengths[3], lengths[4]
     )
     return head.ljust(ORIGINAL_HEAD_SIZE, b"\0") + body
 
@@ -204,7 +127,7 @@ def build_original_mount(
 def build_verdict(error: int, device: int, message: str = "") -> bytes:
     """Build VERDICT: `error` 0 or a negative errno, the superblock's minor device number, one sentence."""
     sent = _sentence(message)
-    return _head(Kind.VERDICT, _PAIR.pack(device, len(sent)) + sent, error)
+    return _head(Kind.VERDICT, _VERDICT.pack(device, len(sent)) + sent, error)
 
 
 def build_request(body: dict[str, Any]) -> bytes:
@@ -266,7 +189,7 @@ def parse(frame: bytes) -> Message:
     size = len(frame)
     if size < 16:
         raise WireError("len", "at least 16 bytes", f"len: a control frame has at least 16 bytes, this packet {size}")
-    length, error, unique = _OUT_HEAD.unpack_from(frame)
+    length, error, unique = codec.out_header.unpack_from(frame)
     if unique != UNIQUE_CONTROL:
         raise WireError("unique", "all ones", f"unique is {unique:#x}: a control frame has all ones")
     if length != size:
@@ -310,8 +233,8 @@ def _endpoint(value: int) -> Endpoint:
 
 
 def _parse_hello(frame: bytes, error: int, flags: int) -> Hello:
-    endpoint, name_len = _fixed(_PAIR, frame, Kind.HELLO)
-    strings = _Strings(frame, HEAD_SIZE + _PAIR.size)
+    endpoint, name_len = _fixed(_HELLO, frame, Kind.HELLO)
+    strings = _Strings(frame, HEAD_SIZE + _HELLO.size)
     hello = Hello(_endpoint(endpoint), strings.take("name", name_len))
     strings.end()
     return hello
@@ -356,8 +279,8 @@ def _parse_original(frame: bytes) -> Mount:
 
 
 def _parse_verdict(frame: bytes, error: int, flags: int) -> Verdict:
-    device, message_len = _fixed(_PAIR, frame, Kind.VERDICT)
-    strings = _Strings(frame, HEAD_SIZE + _PAIR.size)
+    device, message_len = _fixed(_VERDICT, frame, Kind.VERDICT)
+    strings = _Strings(frame, HEAD_SIZE + _VERDICT.size)
     verdict = Verdict(_errno(error), device, strings.take("message", message_len).decode(errors="replace"))
     strings.end()
     return verdict
