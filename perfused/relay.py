@@ -193,6 +193,13 @@ class Relay:
             except OSError:
                 pass
 
+    def kernel_ended(self) -> None:
+        """End for the kernel's reason; only where poll(2) has said that the device will give nothing any more."""
+        try:
+            os.read(self.device, len(self._from_kernel))
+        except OSError as bad:
+            self._end(self._kernel_gone(bad))
+
     def _kernel_gone(self, bad: OSError) -> str:
         if bad.errno == errno.ENODEV:
             return "unmounted"

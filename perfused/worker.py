@@ -6,6 +6,7 @@ Never here: who is served next, and what happens to the mount point afterwards; 
 
 import errno
 import logging
+import math
 import os
 import pwd
 import select
@@ -44,6 +45,8 @@ from wire.opcodes import name_of
 IDLE_TICK = 2.0
 #: seconds between packets of a live trace
 TRACE_TICK = 0.05
+#: seconds a frame may still be on its way to the filesystem after the kernel's side has ended
+LAST_WORDS = 1.0
 #: at most so many lines a second about a filesystem's faults; the statistics count all
 FAULT_LINES = 10
 
@@ -229,10 +232,14 @@ class Worker:
         poll.register(self._wake_read, select.POLLIN)
         if self.job.endpoint is Endpoint.DIRECT:
             poll.register(self.job.device_socket, select.POLLIN | select.POLLRDHUP)
+        else:
+            # POLLERR alone: the relay does not see the end while it waits for a filesystem that does not read.
+            poll.register(self.device, 0)
+        give_up = math.inf
         signal.signal(signal.SIGTERM, self._terminate)
         next_sweep = time.monotonic() + self._tick()
         while not self.reasons:
-            wait = TRACE_TICK if self.streams else max(next_sweep - time.monotonic(), 0.0)
+            wait = TRACE_TICK if self.streams else max(min(next_sweep, give_up) - time.monotonic(), 0.0)
             for fd, _ in poll.poll(wait * 1000):
                 if fd == self.job.channel.fileno():
                     self._supervised = self._message()
@@ -241,9 +248,15 @@ class Worker:
                         poll.unregister(self.job.channel)
                 elif fd == self.job.device_socket.fileno():
                     self._connection()
+                elif fd == self.device:
+                    poll.unregister(fd)
+                    give_up = time.monotonic() + LAST_WORDS
             if self.streams:
                 self._send_streams()
             now = time.monotonic()
+            if now >= give_up:
+                self.relay.kernel_ended()
+                give_up = math.inf
             if now >= next_sweep:
                 if self.job.endpoint is not Endpoint.DIRECT:
                     self.relay.sweep(now, caller_dying)

@@ -36,6 +36,13 @@ def entry(nodeid: int, valid: int = 0, size: int = len(CONTENT), mode: int | Non
     return codec.entry_out.pack(nodeid, 0, valid, valid, 0, 0, *attr(nodeid, size, mode))
 
 
+def init_reply(flags: int = 0, **fields: int) -> bytes:
+    """fuse_init_out of today's minor, with both words of `flags` and any other field."""
+    usual = {"major": 7, "minor": 45, "max_readahead": 131072, "max_write": 131072, "time_gran": 1}
+    made = codec.init_out.make(**usual | {"flags": flags & 0xFFFF_FFFF, "flags2": flags >> 32} | fields)
+    return codec.init_out.pack(*made)
+
+
 class Scripted:
     """`handlers[opcode]` answers; what is not in it is answered by DEFAULTS, then ENOSYS."""
 
