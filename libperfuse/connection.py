@@ -16,6 +16,9 @@ from wire import control
 from wire.control import Answer, Message
 from wire.errors import WireError
 
+#: seconds a private daemon may take to start
+START_PATIENCE = 10.0
+
 
 class PerfuseError(OSError):
     """What perfused, or the way to it, refused: errno and a sentence."""
@@ -55,14 +58,22 @@ def start_private() -> socket.socket:
     command = [daemon_program(), "-i", str(theirs.fileno())]
     try:
         # The daemon detaches itself and its first process ends at once, so no child is left to this one.
-        with subprocess.Popen(command, pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL) as started:
-            theirs.close()
-            if started.wait(timeout=10):
-                raise PerfuseError(errno.ECONNREFUSED, f"{command[0]} ended with status {started.returncode}")
+        started = subprocess.Popen(command, pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL)
     except OSError as bad:
         mine.close()
-        theirs.close()
         raise PerfuseError(bad.errno, f"{command[0]}: {bad.strerror}") from None
+    finally:
+        theirs.close()
+    try:
+        status = started.wait(timeout=START_PATIENCE)
+    except subprocess.TimeoutExpired:
+        started.kill()
+        started.wait()
+        mine.close()
+        raise PerfuseError(errno.ETIMEDOUT, f"{command[0]} did not start within {START_PATIENCE:g} s") from None
+    if status:
+        mine.close()
+        raise PerfuseError(errno.ECONNREFUSED, f"{command[0]} ended with status {status}")
     return mine
 
 
@@ -90,7 +101,7 @@ def exchange(sock: socket.socket, frame: bytes, fds: tuple[int, ...] = ()) -> No
 
 
 def receive(sock: socket.socket, flags: int = 0) -> tuple[Message | None, list[int]]:
-    """The next frame and its descriptors, close-on-exec; None at the end of file. Raises PerfuseError for a bad frame."""
+    """The next frame and its descriptors, close-on-exec; None at the end. Raises PerfuseError for a bad frame."""
     fds = array.array("i")
     space = socket.CMSG_SPACE(4 * fds.itemsize)
     try:

@@ -137,7 +137,7 @@ def _mount_frame(source: str, target: str, fstype: str, flags: int, data: str) -
 
 
 def _control_of(fd: int) -> tuple[socket.socket | None, bool]:
-    """The socket that takes the mount frame for a device, and whether the caller closes it; None for a real /dev/fuse."""
+    """The socket that takes a device's mount frame, and whether the caller closes it; None for a real /dev/fuse."""
     found = os.fstat(fd)
     if stat.S_ISCHR(found.st_mode) and found.st_rdev == _RDEV:
         with _lock:
@@ -190,8 +190,8 @@ def _await_verdict(connection: socket.socket) -> None:
 def perfuse_unmount(target: str, lazy: bool = False, force: bool = False) -> None:
     """Have perfused unmount what it mounted on `target`: umount2(2) for processes that may not call it.
 
-    `lazy` detaches a mount in use, `force` also aborts what is under way. Raises PerfuseError: ENOENT where perfused has
-    no mount there, EBUSY where it is in use, EPERM where it is another user's.
+    `lazy` detaches a mount in use, `force` also aborts what is under way. Raises PerfuseError: ENOENT where perfused
+    has no mount there, EBUSY where it is in use, EPERM where it is another user's.
     """
     parent, name = os.path.split(os.path.abspath(target))
     with connect() as connection:

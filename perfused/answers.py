@@ -84,7 +84,7 @@ def _mounts(daemon: "Supervisor", peer: Peer, body: dict[str, Any]) -> None:
     ]
     for each in mine:
         if not peer.say(control.build_answer(describe(each), more=True)):
-            daemon.later(0, lambda: daemon.dismiss(peer))
+            daemon.loop.later(0, lambda: daemon.dismiss(peer))
             return
     last = {"version": __version__, "pid": os.getpid(), "mounts": len(mine), "tracing": daemon.tracing}
     peer.say(control.build_answer(last))
@@ -103,7 +103,7 @@ def _hand_over(daemon: "Supervisor", peer: Peer, body: dict[str, Any]) -> None:
     message = {"op": body["op"], "request": {"timing": timing, "opcodes": opcodes}}
     if not channel.send(made.channel, message, (peer.sock.fileno(),), socket.MSG_DONTWAIT):
         raise Refusal(errno.EAGAIN, f"{made.target}: its worker does not answer")
-    daemon.later(0, lambda: daemon.dismiss(peer))
+    daemon.loop.later(0, lambda: daemon.dismiss(peer))
 
 
 def _umount(daemon: "Supervisor", peer: Peer, body: dict[str, Any]) -> None:
@@ -135,7 +135,7 @@ def _umount(daemon: "Supervisor", peer: Peer, body: dict[str, Any]) -> None:
             peer.say(control.build_answer({"message": sentence}, -errno.ETIMEDOUT))
 
     daemon.unmount(made, flags, done)
-    daemon.later(UMOUNT_PATIENCE, late)
+    daemon.loop.later(UMOUNT_PATIENCE, late)
 
 
 _OPS: dict[str, Callable[["Supervisor", Peer, dict[str, Any]], None]] = {
@@ -147,8 +147,9 @@ _OPS: dict[str, Callable[["Supervisor", Peer, dict[str, Any]], None]] = {
 
 
 def trace_path(directory: str, target: str) -> str:
-    """Where a mount's trace goes: `perfused-mnt-x.trace` for /mnt/x."""
-    return os.path.join(directory, f"perfused{target.replace('/', '-')}.trace")
+    """Where a mount's trace goes: `perfused-mnt-x.trace` for /mnt/x; a `-` of the path itself is written `\\x2d`."""
+    name = target.replace("-", "\\x2d").replace("/", "-")
+    return os.path.join(directory, f"perfused{name}.trace")
 
 
 def toggle_trace(daemon: "Supervisor") -> None:

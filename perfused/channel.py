@@ -42,7 +42,7 @@ def receive_packet(sock: socket.socket, flags: int = 0) -> tuple[bytes, list[int
     connection. Raises BlockingIOError."""
     space = socket.CMSG_SPACE(DESCRIPTORS * array.array("i").itemsize)
     try:
-        packet, ancillary, notes, _ = sock.recvmsg(PACKET + 1, space, flags | socket.MSG_CMSG_CLOEXEC)
+        packet, ancillary, _, _ = sock.recvmsg(PACKET + 1, space, flags | socket.MSG_CMSG_CLOEXEC)
     except BlockingIOError:
         raise
     except OSError:

@@ -2,7 +2,7 @@
 
 Here: what is in flight, what a reply must look like, INIT, interrupts, notifications, deadlines. Two lists indexed by
 opcode say what happens to a request and to its reply; None means pass through, which is what nearly every entry is.
-Never here: descriptors, threads, clocks. The relay inlines the plain case and calls in here for everything else; both of
+Never here: descriptors, threads, clocks. The relay inlines the plain case and calls in here for everything else; both
 its threads and the sweeper may call at once, and every shared step is one operation on a dict, which is atomic.
 """
 
@@ -220,7 +220,7 @@ class Engine:
         return frame
 
     def _interrupt(self, head: Head, frame: Buffer) -> Buffer | None:
-        """INTERRUPT: its unique is the target's with bit 0 set (measured, 6.18); pointless once the target is answered."""
+        """INTERRUPT: its unique is the target's with bit 0 set (measured, 6.18); in vain once that is answered."""
         self.counters.interrupts += 1
         target = head[FH]
         return frame if target in self.inflight else None
@@ -244,8 +244,8 @@ class Engine:
     ) -> Buffer | None:
         """What goes to the kernel for one packet of the filesystem; None where nothing does.
 
-        `frame` is what was received of a packet of `size` bytes, `length`, `error`, `unique` its out_header (zeros where
-        the packet is shorter than 16 bytes), `head` the request it answers, already taken out of `inflight`.
+        `frame` is what was received of a packet of `size` bytes; `length`, `error`, `unique` its out_header (zeros
+        where the packet is shorter than 16 bytes), `head` the request it answers, already taken out of `inflight`.
         """
         if head is None:
             return self._unasked(length, error, unique, frame, size)
@@ -368,22 +368,23 @@ class Engine:
         self.emit(Negotiated(terms, notes))
         return out
 
-    def rejected(self, frame: Buffer, code: int) -> bytes | None:
-        """The kernel took `frame` with errno `code`: what to write instead, or None.
+    def rejected(self, frame: Buffer, code: int, opcode: int = 0) -> bytes | None:
+        """The kernel took `frame`, an answer to `opcode` where known, with errno `code`: what to write instead, or None.
 
-        ENOENT: the request is gone (interrupted, or aborted). EINVAL: it looked good to us, not to the kernel; where the
-        kernel has not consumed the request with it, EIO answers it (measured: protocol.md c.8).
+        ENOENT: the request is gone (interrupted, or aborted). EINVAL: it looked good to us, not to the kernel, which
+        may have consumed the request with it or not (measured on 6.18); where it has not, EIO answers it.
         """
         length, error, unique = OUT.unpack_from(frame)
         if unique == 0:
-            self.counters.bad_notifications += 1
+            # ENOENT only says that the kernel no longer knows the node.
+            self.counters.bad_notifications += code == errno.EINVAL
             return None
         if code != errno.EINVAL:
             self.counters.gone += 1
             return None
         self.counters.bad_replies += 1
         detail = f"the kernel refused a reply of {length} bytes with error {error}: Invalid argument"
-        self.emit(PeerFault(0, unique, "payload", detail, True))
+        self.emit(PeerFault(opcode, unique, "payload", detail, True))
         return negotiate.refusal(unique, -errno.EIO)
 
     def unsendable(self, head: Head) -> bytes | None:

@@ -1,7 +1,7 @@
 """The process that outlives the daemon: when the daemon is killed, it unmounts what the daemon had mounted.
 
-A worker has no rights to unmount, and a killed daemon cannot; without this, dead mounts would stay behind. Told of every
-mount before the client is. Never here: anything else.
+A worker has no rights to unmount, and a killed daemon cannot; without this, dead mounts would stay behind. Told of
+every mount before the client is. Never here: anything else.
 """
 
 import os
@@ -27,7 +27,7 @@ def start() -> tuple[int, socket.socket]:
         return pid, mine
     # What was inherited would be held open for as long as the keeper lives: the pipe of a starting daemon, for one.
     unmounting.close_all_but({theirs.fileno()} | log.descriptors())
-    serve(theirs)
+    return serve(theirs)
 
 
 def serve(sock: socket.socket) -> NoReturn:

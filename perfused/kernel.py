@@ -212,8 +212,7 @@ _ESCAPE = re.compile(r"\\([0-7]{3})")
 
 
 def _plain(text: str) -> str:
-    raw = _ESCAPE.sub(lambda found: chr(int(found[1], 8)), text)
-    return raw
+    return _ESCAPE.sub(lambda found: chr(int(found[1], 8)), text)
 
 
 def mounts(proc: int | None = None) -> list[MountInfo]:

@@ -1,6 +1,6 @@
 """Makes perfused/_libc_cffi.py, the generated plain-Python binding to libc: `python perfused/libc_build.py`.
 
-cffi out-of-line ABI mode: no compiler, and no C parser at run time. Signatures live here; what they mean lives in `libc`.
+cffi out-of-line ABI mode: no compiler, and no C parser at run time. Signatures live here; their meaning in `libc`.
 """
 
 from pathlib import Path

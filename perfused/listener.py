@@ -96,7 +96,7 @@ def mount_namespace(sock: socket.socket, pid: int) -> int:
 
 
 def _still_there(sock: socket.socket) -> bool:
-    """Whether the process that connected lives, so that its pid was not another's meanwhile (SO_PEERPIDFD, Linux 6.5)."""
+    """Whether the process that connected lives, so that its pid is no other's by now (SO_PEERPIDFD, Linux 6.5)."""
     try:
         pidfd = sock.getsockopt(socket.SOL_SOCKET, SO_PEERPIDFD)
     except OSError as bad:
@@ -196,7 +196,7 @@ class Listener:
         self._ask = ask
 
     def accept(self, sock: socket.socket) -> Peer | None:
-        """The next connection, or None. Raises OSError EMFILE, ENFILE, ENOBUFS or ENOMEM where there is no room for one."""
+        """The next connection, or None. Raises OSError EMFILE, ENFILE, ENOBUFS or ENOMEM where there is no room."""
         try:
             connection, _ = sock.accept()
         except OSError as bad:
@@ -207,7 +207,7 @@ class Listener:
         return Peer(connection, mount_namespace(connection, client.pid), client)
 
     def readable(self, peer: Peer) -> Peer | None:
-        """Take one packet of a peer: the peer to watch from now on (HELLO gives a new one), or None where it is done."""
+        """Take one packet of a peer: the peer to watch from now on (HELLO gives a new one), or None: it is done."""
         try:
             packet, fds = channel.receive_packet(peer.sock, socket.MSG_DONTWAIT)
         except BlockingIOError:

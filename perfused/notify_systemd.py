@@ -1,4 +1,4 @@
-"""systemd's two small protocols: sockets passed in (sd_listen_fds(3)) and state told (sd_notify(3)). No library needed."""
+"""systemd's two small protocols: sockets passed in (sd_listen_fds(3)) and state told (sd_notify(3))."""
 
 import os
 import socket
@@ -7,7 +7,7 @@ FIRST_FD = 3
 
 
 def listen_fds() -> list[int]:
-    """Descriptors that systemd passed to this process, close-on-exec; the variables are taken out of the environment."""
+    """Descriptors that systemd passed to this process, close-on-exec; the variables leave the environment."""
     pid, count = os.environ.pop("LISTEN_PID", ""), os.environ.pop("LISTEN_FDS", "")
     os.environ.pop("LISTEN_FDNAMES", None)
     if pid != str(os.getpid()) or not count.isdigit():

@@ -17,11 +17,12 @@ from perfused.kernel import KNOWN_FLAGS, MAGIC_FLAGS, MAGIC_MASK, MountError, Op
 #: f_type of filesystems an ordinary user may mount over: what fusermount3 allows, by the numbers of statfs(2).
 MOUNT_OVER = {
     0xEF53: "ext2, ext3, ext4", 0x58465342: "xfs", 0x9123683E: "btrfs", 0x01021994: "tmpfs", 0x794C7630: "overlayfs",
-    0x65735546: "fuse", 0x6969: "nfs", 0x2FC12FC1: "zfs", 0xF2F52010: "f2fs", 0xCA451A4E: "bcachefs", 0x858458F6: "ramfs",
-    0x4D44: "vfat", 0x2011BAB0: "exfat", 0x7366746E: "ntfs3", 0x5346544E: "ntfs", 0x3153464A: "jfs", 0x52654973: "reiserfs",
-    0x24051905: "ubifs", 0x01161970: "gfs2", 0x7461636F: "ocfs2", 0x00C36400: "ceph", 0xFF534D42: "cifs", 0xFE534D42: "smb2",
-    0x0BD00BD0: "lustre", 0x47504653: "gpfs", 0x5346414F: "afs", 0x61756673: "aufs", 0xE0F5E1E2: "erofs", 0x73717368: "squashfs",
-    0x01021997: "9p", 0xF15F: "ecryptfs", 0x3434: "nilfs2", 0x72B6: "jffs2", 0x64646178: "daxfs",
+    0x65735546: "fuse", 0x6969: "nfs", 0x2FC12FC1: "zfs", 0xF2F52010: "f2fs", 0xCA451A4E: "bcachefs",
+    0x858458F6: "ramfs", 0x4D44: "vfat", 0x2011BAB0: "exfat", 0x7366746E: "ntfs3", 0x5346544E: "ntfs",
+    0x3153464A: "jfs", 0x52654973: "reiserfs", 0x24051905: "ubifs", 0x01161970: "gfs2", 0x7461636F: "ocfs2",
+    0x00C36400: "ceph", 0xFF534D42: "cifs", 0xFE534D42: "smb2", 0x0BD00BD0: "lustre", 0x47504653: "gpfs",
+    0x5346414F: "afs", 0x61756673: "aufs", 0xE0F5E1E2: "erofs", 0x73717368: "squashfs", 0x01021997: "9p",
+    0xF15F: "ecryptfs", 0x3434: "nilfs2", 0x72B6: "jffs2", 0x64646178: "daxfs",
 }  # fmt: skip
 
 #: Options of `data` that take a number, with the largest each may have.
@@ -61,7 +62,7 @@ def refuse(code: int, sentence: str) -> MountError:
 
 
 def read_options(fstype: bytes, data: bytes, flags: int) -> Wanted:
-    """Check fstype, mount data and MS_* flags as a client sent them. Raises MountError EINVAL or ENODEV naming the option."""
+    """Check fstype, data and MS_* flags as a client sent them. Raises MountError EINVAL or ENODEV naming the option."""
     found = _FSTYPE.match(fstype.decode("utf-8", "replace")) if fstype else _FSTYPE.match("fuse")
     if not found:
         raise refuse(errno.ENODEV, f"fstype is {fstype!r}: fuse, fuse.NAME, fuseblk or fuseblk.NAME was expected")

@@ -1,8 +1,8 @@
 """The only loop that moves bytes: two blocking threads a mount, kernel to filesystem and filesystem to kernel.
 
-A plain frame costs: read, decode its head, note it in flight, send; receive, decode, check, write. Everything else is the
-engine's. Buffers are made once; frames pass as views of them. Reads never wait for a handler, and no lock is held over a
-system call: what the threads share are dicts, each step on them atomic.
+A plain frame costs: read, decode its head, note it in flight, send; receive, decode, check, write. Everything else is
+the engine's. Buffers are made once; frames pass as views of them. Reads never wait for a handler, and no lock is held
+over a system call: what the threads share are dicts, each step on them atomic.
 """
 
 import errno
@@ -134,26 +134,26 @@ class Relay:
                     try:
                         write(device, frame)
                     except OSError as bad:
-                        self._refused(frame, bad.errno or 0)
+                        self._refused(frame, bad.errno or 0, opcode)
                     continue
             answer = engine.reply(head, length, error, unique, frame, size)
             if answer is not None:
                 if unique:
-                    self._hand(answer)
+                    self._hand(answer, head[OPCODE] if head is not None else 0)
                 else:
                     self._notify(answer)
 
-    def _hand(self, frame: Buffer | None) -> None:
+    def _hand(self, frame: Buffer | None, opcode: int = 0) -> None:
         """Write a frame to the kernel; one it refuses is answered by what the engine says."""
         if frame is None:
             return
         try:
             os.write(self.device, frame)
         except OSError as bad:
-            self._refused(frame, bad.errno or 0)
+            self._refused(frame, bad.errno or 0, opcode)
 
-    def _refused(self, frame: Buffer, code: int) -> None:
-        instead = self.engine.rejected(frame, code)
+    def _refused(self, frame: Buffer, code: int, opcode: int) -> None:
+        instead = self.engine.rejected(frame, code, opcode)
         if instead is not None:
             self._write(instead)
 

@@ -9,7 +9,6 @@ import errno
 import gc
 import logging
 import os
-import selectors
 import signal
 import socket
 import time
@@ -22,12 +21,13 @@ from perfused import answers, channel, keeper, libc, log, notify_systemd, unmoun
 from perfused.config import Config, ConfigError
 from perfused.devices import BdiWatch
 from perfused.kernel import mounts
-from perfused.listener import Listener, Peer
+from perfused.listener import Listener, Peer, credentials
 from perfused.log import LOGGER
+from perfused.loop import Loop
 from perfused.policy import Client
 from perfused.unmounting import Place
 from wire import control
-from wire.control import Endpoint, Mount, Request
+from wire.control import Endpoint, Mount
 
 #: connections at once that have said nothing yet, per user other than root
 SILENT_PER_USER = 64
@@ -84,16 +84,13 @@ class Supervisor:
         self.muted = muted
         self.tracing = tracing
         self.mounted: dict[int, Mounted] = {}
-        self.peers: dict[int, tuple[Peer, float]] = {}
+        self.peers: dict[int, Peer] = {}
         self._listening = listening
         self._reload = reload
         self._private = private
-        self._children: dict[int, Callable[[int], None]] = {}
-        self._pidfds: dict[int, int] = {}
-        self._timers: list[tuple[float, Callable[[], None]]] = []
         self._numbers = 0
         self._stopping = False
-        self._selector = selectors.DefaultSelector()
+        self.loop = Loop()
         self._listener = Listener(
             lambda: self.config, self.opens, self.mount, lambda peer, ask: answers.answer(self, peer, ask)
         )
@@ -104,87 +101,45 @@ class Supervisor:
 
     def run(self) -> int:
         """Serve until told to stop, or, as a private daemon, until nobody needs it."""
-        wake_read, wake_write = socket.socketpair()
-        wake_read.setblocking(False)
-        wake_write.setblocking(False)
-        signal.set_wakeup_fd(wake_write.fileno(), warn_on_full_buffer=False)
-        for each in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
-            signal.signal(each, lambda *_: None)
-        self._watch(wake_read, lambda: self._signals(wake_read))
-        self._watch_child(self._keeper_pid, self._keeper_died)
+        numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+        self.loop.watch_signals(numbers, self._signal)
+        self.loop.watch_child(self._keeper_pid, self._keeper_died)
         for sock in self._listening:
             self._listen(sock)
         if self._private is not None:
-            from perfused.listener import credentials
-
             self._adopt(Peer(self._private, -1, credentials(self._private), private=True))
         gc.collect()
         gc.freeze()
         notify_systemd.notify("READY=1\nSTATUS=0 mounts")
         LOGGER.info("ready%s", "" if self._private else f", {len(self._listening)} control socket(s)")
-        self.later(0, self._watch_devices)
-        while not self._done():
-            for key, _ in self._selector.select(self._wait()):
-                # An earlier callback of this round may have closed what this event is about, and its number be in use anew.
-                if self._selector.get_map().get(key.fd) is key:
-                    key.data()
-            self._run_timers()
+        self.loop.later(0, self._watch_devices)
+        self.loop.run(self._done)
         self._keeper.close()
         LOGGER.info("stopped")
         return 0
 
     def _done(self) -> bool:
-        if self.mounted or self._children.keys() - {self._keeper_pid}:
+        if self.mounted or self.loop.children() - {self._keeper_pid}:
             return False
         return self._stopping or (self._private is not None and not self.peers)
-
-    def _watch(self, what: Any, call: Callable[[], None]) -> None:
-        self._selector.register(what, selectors.EVENT_READ, call)
-
-    def _unwatch(self, what: Any) -> None:
-        try:
-            self._selector.unregister(what)
-        except (KeyError, ValueError):
-            pass
-
-    def later(self, seconds: float, call: Callable[[], None]) -> None:
-        """Call once, after `seconds`."""
-        self._timers.append((time.monotonic() + seconds, call))
-
-    def _wait(self) -> float | None:
-        now = time.monotonic()
-        times = [when for when, _ in self._timers] + [
-            since + SILENCE for peer, since in self.peers.values() if not peer.device
-        ]
-        return max(min(times) - now, 0.0) if times else None
-
-    def _run_timers(self) -> None:
-        now = time.monotonic()
-        due = [call for when, call in self._timers if when <= now]
-        self._timers = [each for each in self._timers if each[0] > now]
-        for call in due:
-            call()
-        for peer, since in list(self.peers.values()):
-            if not peer.device and not peer.private and since + SILENCE <= now:
-                self.dismiss(peer)
 
     # -- clients ---------------------------------------------------------------------------------------------------
 
     def _listen(self, sock: socket.socket) -> None:
         if not self._stopping:
-            self._watch(sock, partial(self._accept, sock))
+            self.loop.watch(sock, partial(self._accept, sock))
 
     def _accept(self, sock: socket.socket) -> None:
         try:
             peer = self._listener.accept(sock)
         except OSError as bad:
             LOGGER.error("no descriptors left for another connection: %s", bad.strerror)
-            self._unwatch(sock)
-            self.later(1.0, partial(self._listen, sock))
+            self.loop.unwatch(sock)
+            self.loop.later(1.0, partial(self._listen, sock))
             return
         if peer is None:
             return
-        silent = sum(1 for each, _ in self.peers.values() if not each.device and each.client.uid == peer.client.uid)
+        silent = sum(1 for each in self.peers.values() if not each.device and each.client.uid == peer.client.uid)
         if peer.client.uid and silent >= SILENT_PER_USER:
             LOGGER.warning("uid %d has %d connections that say nothing; another is refused", peer.client.uid, silent)
             peer.close()
@@ -192,8 +147,15 @@ class Supervisor:
             self._adopt(peer)
 
     def _adopt(self, peer: Peer) -> None:
-        self.peers[peer.sock.fileno()] = peer, time.monotonic()
-        self._watch(peer.sock, lambda: self._readable(peer))
+        self.peers[peer.sock.fileno()] = peer
+        if not peer.device and not peer.private:
+            self.loop.later(SILENCE, partial(self._silent, peer))
+        self.loop.watch(peer.sock, lambda: self._readable(peer))
+
+    def _silent(self, peer: Peer) -> None:
+        """Send away who connected and said nothing."""
+        if not peer.device and self.peers.get(peer.sock.fileno()) is peer:
+            self.dismiss(peer)
 
     def _readable(self, peer: Peer) -> None:
         fd = peer.sock.fileno()
@@ -203,25 +165,15 @@ class Supervisor:
         entry = self.peers.pop(fd, None)
         if entry is None:
             return
-        if peer.sock.fileno() >= 0:
-            self._unwatch(peer.sock)
-        else:
-            self._forget_fd(fd)
+        self.loop.unwatch(fd)
         peer.close()
         if follow is not None:
             self._adopt(follow)
 
-    def _forget_fd(self, fd: int) -> None:
-        """A socket that is closed already has left epoll, but not the selector's map."""
-        try:
-            self._selector.unregister(fd)
-        except (KeyError, ValueError, OSError):
-            pass
-
     def release(self, peer: Peer) -> None:
         """Stop watching a peer without closing it."""
         if self.peers.pop(peer.sock.fileno(), None) is not None:
-            self._unwatch(peer.sock)
+            self.loop.unwatch(peer.sock)
 
     def dismiss(self, peer: Peer) -> None:
         """Stop watching a peer and close it."""
@@ -230,7 +182,7 @@ class Supervisor:
 
     def opens(self, uid: int) -> int:
         """Devices that a user holds and has not mounted."""
-        return sum(1 for peer, _ in self.peers.values() if peer.device and peer.client.uid == uid)
+        return sum(1 for peer in self.peers.values() if peer.device and peer.client.uid == uid)
 
     # -- mounting --------------------------------------------------------------------------------------------------
 
@@ -264,8 +216,8 @@ class Supervisor:
             self._numbers, peer.client, peer.name, peer.endpoint, request, peer.namespace, pid, mine, peer
         )  # fmt: skip
         self.mounted[made.number] = made
-        self._watch(mine, lambda: self._worker_says(made))
-        self._watch_child(pid, lambda status: self._worker_ended(made, status))
+        self.loop.watch(mine, lambda: self._worker_says(made))
+        self.loop.watch_child(pid, lambda status: self._worker_ended(made, status))
 
     def fork(self, keep: set[int], child: Callable[[], object]) -> int:
         """Fork; the child closes every descriptor but `keep` and the log's, and runs `child`, which must not return."""
@@ -286,7 +238,7 @@ class Supervisor:
         if "puffs" in self.debug:
             LOGGER.debug("worker %d says %s", made.pid, message)
         if message is None:
-            self._unwatch(made.channel)
+            self.loop.unwatch(made.channel)
         elif "mounted" in message:
             self._mounted(made, message["mounted"])
         elif "failed" in message:
@@ -324,24 +276,9 @@ class Supervisor:
 
     # -- ends ------------------------------------------------------------------------------------------------------
 
-    def _watch_child(self, pid: int, ended: Callable[[int], None]) -> None:
-        fd = os.pidfd_open(pid)
-        self._children[pid] = ended
-        self._pidfds[pid] = fd
-        self._watch(fd, lambda: self._reap(pid))
-
-    def _reap(self, pid: int) -> None:
-        found, status = os.waitpid(pid, os.WNOHANG)
-        if not found:
-            return
-        fd = self._pidfds.pop(pid)
-        self._unwatch(fd)
-        os.close(fd)
-        self._children.pop(pid)(status)
-
     def _worker_ended(self, made: Mounted, status: int) -> None:
         """Whatever ended a worker, the mount goes with it: its descriptor is closed, so nothing in it can hang."""
-        if made.channel.fileno() in self._selector.get_map():
+        if self.loop.watches(made.channel):
             while not made.reason:
                 try:
                     message, fds = channel.receive(made.channel, socket.MSG_DONTWAIT)
@@ -356,7 +293,7 @@ class Supervisor:
                 elif "failed" in message:
                     self._refused(made, message["failed"], message["message"])
                 made.reason = message.get("ended", made.reason)
-            self._unwatch(made.channel)
+            self.loop.unwatch(made.channel)
         made.channel.close()
         code = os.waitstatus_to_exitcode(status)
         if made.peer is not None:
@@ -393,7 +330,7 @@ class Supervisor:
     def unmount(self, made: Mounted, flags: int, then: Callable[[int], None]) -> None:
         """Unmount in a process of its own; `then(errno)`, 0 for success, when it has ended."""
         pid = unmounting.start(made.place, flags)
-        self._watch_child(pid, lambda status: then(unmounting.result(status)))
+        self.loop.watch_child(pid, lambda status: then(unmounting.result(status)))
 
     def _keeper_died(self, status: int) -> None:
         if self._stopping:
@@ -404,7 +341,7 @@ class Supervisor:
         self._keeper_pid = self.fork({theirs.fileno()}, lambda: keeper.serve(theirs))
         theirs.close()
         self._keeper = mine
-        self._watch_child(self._keeper_pid, self._keeper_died)
+        self.loop.watch_child(self._keeper_pid, self._keeper_died)
         for made in self.mounted.values():
             if made.up:
                 keeper.add(self._keeper, made.number, made.place)
@@ -413,7 +350,7 @@ class Supervisor:
         """See mounts go by their bdi events; after READY, since nothing waits for it."""
         self._bdi = BdiWatch()
         if self._bdi.fileno() >= 0:
-            self._watch(self._bdi.fileno(), self._bdi_events)
+            self.loop.watch(self._bdi.fileno(), self._bdi_events)
 
     def _bdi_events(self) -> None:
         for event in self._bdi.read() if self._bdi else ():
@@ -426,22 +363,17 @@ class Supervisor:
 
     # -- signals ---------------------------------------------------------------------------------------------------
 
-    def _signals(self, wake: socket.socket) -> None:
-        try:
-            numbers = wake.recv(64)
-        except BlockingIOError:
-            return
-        for number in numbers:
-            if number in (signal.SIGTERM, signal.SIGINT):
-                self.stop(signal.Signals(number).name)
-            elif number == signal.SIGHUP:
-                self._reconfigure()
-            elif number == signal.SIGUSR1:
-                answers.toggle_trace(self)
-            elif number == signal.SIGUSR2:
-                self.muted = not self.muted
-                log.mute(self.muted)
-                self.tell_all({"op": "mute", "level": LOGGER.level})
+    def _signal(self, number: int) -> None:
+        if number in (signal.SIGTERM, signal.SIGINT):
+            self.stop(signal.Signals(number).name)
+        elif number == signal.SIGHUP:
+            self._reconfigure()
+        elif number == signal.SIGUSR1:
+            answers.toggle_trace(self)
+        elif number == signal.SIGUSR2:
+            self.muted = not self.muted
+            log.mute(self.muted)
+            self.tell_all({"op": "mute", "level": LOGGER.level})
 
     def tell_all(self, message: dict[str, Any]) -> None:
         """Send a message to every worker that relays."""
@@ -469,14 +401,14 @@ class Supervisor:
         LOGGER.info("stopping (%s): %d mount(s)", why, len(self.mounted))
         notify_systemd.notify("STOPPING=1")
         for each in self._listening:
-            self._unwatch(each)
+            self.loop.unwatch(each)
             each.close()
-        for peer, _ in list(self.peers.values()):
+        for peer in list(self.peers.values()):
             self.dismiss(peer)
         for made in list(self.mounted.values()):
             if made.up:
                 self.unmount(made, 0, partial(self._stop_one, made))
-        self.later(self.config.daemon.stop_timeout, self._kill_rest)
+        self.loop.later(self.config.daemon.stop_timeout, self._kill_rest)
 
     def _stop_one(self, made: Mounted, failure: int) -> None:
         if failure and made.number in self.mounted:
@@ -492,7 +424,7 @@ class Supervisor:
             LOGGER.warning("%s: worker %d does not end; killed", made.target or "a mount", made.pid)
             os.kill(made.pid, signal.SIGKILL)
         if self.mounted:
-            self.later(1.0, self._kill_rest)
+            self.loop.later(1.0, self._kill_rest)
 
 
 def _exit_text(code: int) -> str:

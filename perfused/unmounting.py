@@ -32,7 +32,7 @@ def close_all_but(keep: set[int]) -> None:
 
 
 def start(place: Place, flags: int) -> int:
-    """Fork a process that unmounts `place` with MNT_* `flags`; its pid. Its exit status is 0 or an errno (see `result`)."""
+    """Fork a process that unmounts `place` with MNT_* `flags`; its pid. Its exit status: see `result`."""
     pid = os.fork()
     if pid:
         return pid

@@ -278,7 +278,7 @@ class Worker:
         os.write(self._wake_write, b"x")
 
     def _terminate(self, *_: object) -> None:
-        """SIGTERM. Sent to a whole group it reaches the daemon too, which ends its mounts in order; without one, end."""
+        """SIGTERM. Sent to a whole group it reaches the daemon too, which ends mounts in order; without one, end."""
         if not self._supervised:
             self._ended("terminated")
 

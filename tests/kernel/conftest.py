@@ -159,13 +159,14 @@ class Daemon:
 
     def start(self) -> None:
         """Start it and wait until it listens."""
+        before = len(self.log())
         with open(self.log_path, "ab") as log:
             settings = ("--config", self.place / "perfused.toml")
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "perfused.cli.daemon", "-f", *settings, *self.options],
                 env=self.environment, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True, cwd=ROOT,
             )  # fmt: skip
-        eventually(lambda: "ready" in self.log() or self.process.poll() is not None, "perfused says it is ready")
+        eventually(lambda: "ready" in self.log()[before:] or self.process.poll() is not None, "perfused is ready")
         assert self.process.poll() is None, self.log()
 
     def log(self) -> str:

@@ -8,12 +8,13 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 
 import pytest
 
 from libperfuse.connection import PerfuseError, connect
-from perfused import devices
+from perfused import answers, devices
 from tests.kernel.conftest import BUILD, ROOT, Daemon, eventually, fuse_mounts
 from tests.kernel.scripted import Scripted
 
@@ -27,7 +28,7 @@ def perfused(*options: str | Path, **more: object) -> subprocess.CompletedProces
     )  # type: ignore[call-overload,no-any-return]
 
 
-# -- options and settings ------------------------------------------------------------------------------------------------
+# -- options and settings --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -138,14 +139,13 @@ def test_refused_flags_and_minor_of_the_configuration_are_not_offered(
 ) -> None:
     daemons('[init]\nrefuse = ["DO_READDIRPLUS"]\nminor = 31\n')
     fs = scripted(target, flags=0xFFFF_FFFF)
-    os.listdir
     (target / "file").stat()
     offered = int.from_bytes(fs.requests[0][1][12:16], sys.byteorder)
     assert not offered & 1 << 13
     assert int.from_bytes(fs.requests[0][1][4:8], sys.byteorder) == 31
 
 
-# -- traces and debug lines ------------------------------------------------------------------------------------------------
+# -- traces and debug lines ------------------------------------------------------------------------
 
 
 def test_sigusr1_twice_writes_the_last_operations_with_path_error_and_elapsed(daemon: Daemon, target: Path) -> None:
@@ -158,7 +158,7 @@ def test_sigusr1_twice_writes_the_last_operations_with_path_error_and_elapsed(da
         (target / "folder" / "missing").stat()
     daemon.process.send_signal(signal.SIGUSR1)
     daemon.has_logged("trace written to")
-    path = daemon.place / f"perfused{str(target).replace('/', '-')}.trace"
+    path = Path(answers.trace_path(str(daemon.place), str(target)))
     text = eventually(lambda: path.read_text(), "the trace is written")
     eventually(lambda: "requests in flight" in path.read_text(), "the trace is whole")
     text = path.read_text()
@@ -176,7 +176,7 @@ def test_a_trace_shows_what_is_still_going_on(daemons: Callable[..., Daemon], ta
     reader = subprocess.Popen(["cat", target / "hello"], stderr=subprocess.DEVNULL)
     eventually(lambda: daemon.stats(target)["in_flight"], "a request is in flight")
     daemon.process.send_signal(signal.SIGUSR1)
-    path = daemon.place / f"perfused{str(target).replace('/', '-')}.trace"
+    path = Path(answers.trace_path(str(daemon.place), str(target)))
     eventually(lambda: path.exists() and "requests in flight: 1" in path.read_text(), "the trace is whole")
     assert re.search(r"READ /hello - 0 \d+ - ongoing", path.read_text())
     daemon.ctl("umount", "--force", target)
@@ -189,14 +189,15 @@ def test_debug_classes_show_frames_and_sigusr2_switches_them(daemons: Callable[.
     (target / "quiet").write_text("x")
     assert "quiet" not in daemon.log()
     daemon.process.send_signal(signal.SIGUSR2)
-    eventually(lambda: (target / "loud").write_text("x") and "loud" in daemon.log(), "debug lines are on")
-    assert re.search(r"DEBUG: \d+ CREATE nodeid=1 \"loud\"", daemon.log())
+    names = (f"loud{turn}" for turn in count())
+    shown = re.compile(r"DEBUG: \d+ CREATE nodeid=1 \"loud")
+    eventually(lambda: (target / next(names)).write_text("x") and shown.search(daemon.log()), "debug lines are on")
     assert not re.search(r"DEBUG: \d+ RELEASE", daemon.log())
     daemon.ctl("umount", target)
     rawfs.wait(timeout=10)
 
 
-# -- systemd ---------------------------------------------------------------------------------------------------------------
+# -- systemd ---------------------------------------------------------------------------------------
 
 
 def test_a_socket_from_systemd_is_served_and_readiness_is_told(tmp_path: Path) -> None:
@@ -226,7 +227,7 @@ def test_a_socket_from_systemd_is_served_and_readiness_is_told(tmp_path: Path) -
         notified.close()
 
 
-# -- private daemons ---------------------------------------------------------------------------------------------------------
+# -- private daemons -------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -317,7 +318,7 @@ def test_without_a_daemon_and_private_ones_forbidden_the_error_is_connects(
     assert str(tmp_path / "nobody") in caught.value.strerror
 
 
-# -- user namespaces ---------------------------------------------------------------------------------------------------------
+# -- user namespaces -------------------------------------------------------------------------------
 
 
 def test_it_works_inside_a_user_namespace(tmp_path: Path, target: Path) -> None:
@@ -327,7 +328,8 @@ def test_it_works_inside_a_user_namespace(tmp_path: Path, target: Path) -> None:
         for i in $(seq 200); do [ -S $PERFUSED_SOCKET ] && break; sleep 0.05; done
         {BUILD}/rawfs-perfuse {target} >/dev/null & fs=$!
         for i in $(seq 200); do grep -q {target} /proc/self/mounts && break; sleep 0.05; done
-        head -c 3000000 /dev/urandom > {tmp_path}/data; cp {tmp_path}/data {target}/data; cmp {tmp_path}/data {target}/data && echo same
+        head -c 3000000 /dev/urandom > {tmp_path}/data
+        cp {tmp_path}/data {target}/data; cmp {tmp_path}/data {target}/data && echo same
         grep CapPrm /proc/$(pgrep -P $daemon | tail -1)/status
         {sys.executable} -m perfused.cli.control umount {target}; wait $fs; echo filesystem $?
         kill $daemon; wait $daemon; echo daemon $?
@@ -342,7 +344,7 @@ def test_it_works_inside_a_user_namespace(tmp_path: Path, target: Path) -> None:
     )
 
 
-# -- devices -------------------------------------------------------------------------------------------------------------------
+# -- devices ---------------------------------------------------------------------------------------
 
 
 def test_it_waits_for_the_device_to_appear_and_gives_up_in_time(tmp_path: Path) -> None:
@@ -355,7 +357,8 @@ def test_it_waits_for_the_device_to_appear_and_gives_up_in_time(tmp_path: Path) 
 
 def test_without_the_device_it_says_what_is_missing(tmp_path: Path) -> None:
     (tmp_path / "perfused.toml").write_text("[daemon]\ndevice_wait = 0.2\n")
-    script = f"mount -t tmpfs none /dev && exec {' '.join(PERFUSED)} -f --config {tmp_path}/perfused.toml --socket {tmp_path}/s"
+    command = " ".join(PERFUSED)
+    script = f"mount -t tmpfs none /dev && exec {command} -f --config {tmp_path}/perfused.toml --socket {tmp_path}/s"
     done = subprocess.run(
         ["unshare", "-m", "--propagation", "private", "sh", "-c", script], text=True, capture_output=True, timeout=30,
         check=False, cwd=ROOT,

@@ -1,4 +1,4 @@
-"""Every way a mount can end: nobody stays stuck, nothing stays mounted that nobody serves, a line says what happened."""
+"""Every way a mount can end: nobody stays stuck, nothing stays mounted that nobody serves, a line says why."""
 
 import errno
 import os

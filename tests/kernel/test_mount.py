@@ -45,9 +45,8 @@ def as_user(daemon: Daemon, body: str, *arguments: str | Path) -> subprocess.Com
     become = f"os.setgroups([]); os.setresgid({USER}, {USER}, {USER}); os.setresuid({USER}, {USER}, {USER})\n"
     program = "import os, sys, time\nfrom libperfuse import *\n" + become + textwrap.dedent(body)
     command = [sys.executable, "-c", program, *map(str, arguments)]
-    return subprocess.run(
-        command, env=daemon.environment | {"PYTHONPATH": str(ROOT)}, text=True, capture_output=True, timeout=30, check=False
-    )  # fmt: skip
+    environment = daemon.environment | {"PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, env=environment, text=True, capture_output=True, timeout=30, check=False)  # fmt: skip
 
 
 MOUNT_AS_USER = """
@@ -243,7 +242,7 @@ def test_an_unknown_endpoint_is_refused_by_name(daemon: Daemon, monkeypatch: pyt
     assert "device" in bad.strerror
 
 
-# -- policy ------------------------------------------------------------------------------------------------------------
+# -- policy ----------------------------------------------------------------------------------------
 
 
 def test_an_ordinary_user_mounts_on_a_directory_of_its_own_with_nosuid_and_nodev(
@@ -339,7 +338,7 @@ def test_a_client_in_another_mount_namespace_mounts_in_its_own(daemon: Daemon, t
     assert done.stdout.splitlines()[1:] == ["/proc/1/mounts:0", f"/proc/{os.getpid()}/mounts:0", "0"]
 
 
-# -- the original's frame -----------------------------------------------------------------------------------------------
+# -- the original's frame --------------------------------------------------------------------------
 
 
 def connected(daemon: Daemon) -> socket.socket:
@@ -373,7 +372,7 @@ def test_an_original_client_whose_mount_fails_sees_its_device_closed(daemon: Dae
     daemon.has_logged("nowhere", "No such file or directory")
 
 
-# -- frames that cannot be believed ---------------------------------------------------------------------------------------
+# -- frames that cannot be believed ----------------------------------------------------------------
 
 
 def _bad_frames() -> dict[str, bytes]:

@@ -30,7 +30,9 @@ class Desk:
             number=3, target="/mnt/x", source="src", fstype="fuse.x", minor=45, endpoint=Endpoint.SOCKET, up=True,
             client=Client(USER, USER, 1), program="x", pid=9, since=0.0, channel=handed,
         )  # fmt: skip
-        self.daemon: Any = SimpleNamespace(mounted={9: mount}, tracing=False, later=lambda seconds, call: None)
+        self.daemon: Any = SimpleNamespace(
+            mounted={9: mount}, tracing=False, loop=SimpleNamespace(later=lambda seconds, call: None)
+        )
 
     def ask(self, body: dict[str, Any], uid: int = USER) -> None:
         self.peer.client = Client(uid, uid, 1)
@@ -122,7 +124,13 @@ def test_a_worker_that_does_not_read_is_answered_eagain(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize(
-    ("target", "name"), [("/mnt/x", "perfused-mnt-x.trace"), ("/", "perfused-.trace"), ("/a b", "perfused-a b.trace")]
+    ("target", "name"),
+    [
+        ("/mnt/x", "perfused-mnt-x.trace"),
+        ("/", "perfused-.trace"),
+        ("/a b", "perfused-a b.trace"),
+        ("/a-b", r"perfused-a\x2db.trace"),
+    ],
 )
 def test_a_trace_file_stays_in_its_directory(target: str, name: str) -> None:
     assert answers.trace_path("/run/perfused", target) == f"/run/perfused/{name}"

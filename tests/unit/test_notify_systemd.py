@@ -84,9 +84,7 @@ def test_a_service_manager_on_a_path_is_told(
     assert manager.recv(100) == "READY=1\nSTATUS=é".encode()
 
 
-def test_a_service_manager_on_an_abstract_name_is_told(
-    manager: socket.socket, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_service_manager_on_an_abstract_name_is_told(manager: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
     name = f"perfused-test-{os.getpid()}"
     manager.bind(f"\0{name}")
     monkeypatch.setenv("NOTIFY_SOCKET", f"@{name}")
