@@ -369,7 +369,7 @@ class Engine:
         return out
 
     def rejected(self, frame: Buffer, code: int, opcode: int = 0) -> bytes | None:
-        """The kernel took `frame`, an answer to `opcode` where known, with errno `code`: what to write instead, or None.
+        """The kernel took `frame`, an answer to `opcode`, with errno `code`: what to write instead, or None.
 
         ENOENT: the request is gone (interrupted, or aborted). EINVAL: it looked good to us, not to the kernel, which
         may have consumed the request with it or not (measured on 6.18); where it has not, EIO answers it.
