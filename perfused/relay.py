@@ -7,19 +7,23 @@ over a system call: what the threads share are dicts, each step on them atomic.
 
 import errno
 import os
-import queue
 import select
 import socket
 import threading
+from collections import deque
 from collections.abc import Callable
 
-from perfused.engine import HEAD, OPCODE, OUT, SIZE, SLOTS, UNIQUE, Buffer, Engine
+from perfused.engine import Engine
 from perfused.negotiate import OUT_HEADER
+from perfused.states import HEAD, OPCODE, OUT, SIZE, SLOTS, UNIQUE, Buffer
 
 #: Errors of read(2) on /dev/fuse after which reading goes on: interrupted; the request was taken back meanwhile.
 RETRY = frozenset({errno.EINTR, errno.EAGAIN, errno.ENOENT})
-#: Notifications waiting for the kernel: how many at most, and how long one more waits before it is dropped, in seconds.
-NOTICES = 1024
+#: Notifications waiting for the kernel: bytes at most, each with what it costs to keep it, and the seconds one more may
+#: wait before it is dropped. Until the kernel has taken another, those after it are dropped at once: behind them there
+#: may be the very answer that the kernel is waiting for.
+NOTICE_BYTES = 8 << 20
+NOTICE_COST = 64
 NOTICE_WAIT = 5.0
 
 CLOSED = "the filesystem closed its device"
@@ -38,7 +42,10 @@ class Relay:
         self.sock = sock
         self._ended = ended
         self._once = threading.Lock()
-        self._notices: queue.Queue[bytes] | None = None
+        self._notices: deque[bytes] | None = None
+        self._notices_moved = threading.Condition()
+        self._notice_bytes = 0
+        self._notices_stuck = False
         self.dropped_notices = 0
         size = engine.rules.max_frame
         self._from_kernel = bytearray(size)
@@ -170,17 +177,34 @@ class Relay:
         The kernel may hold an invalidation back until a request in flight is answered, and that answer would come
         through the very thread that is waiting: hence the one hop in the relay.
         """
-        if self._notices is None:
-            self._notices = queue.Queue(NOTICES)
-            threading.Thread(target=self._write_notices, args=(self._notices,), name="notices", daemon=True).start()
-        try:
-            self._notices.put(bytes(frame), timeout=NOTICE_WAIT)
-        except queue.Full:
-            self.dropped_notices += 1
+        cost = len(frame) + NOTICE_COST
+        with self._notices_moved:
+            if self._notices is None:
+                self._notices = deque()
+                threading.Thread(target=self._write_notices, args=(self._notices,), name="notices", daemon=True).start()
+            if not self._room_for(cost) and (
+                self._notices_stuck or not self._notices_moved.wait_for(lambda: self._room_for(cost), NOTICE_WAIT)
+            ):
+                self._notices_stuck = True
+                self.dropped_notices += 1
+                return
+            self._notice_bytes += cost
+            self._notices.append(bytes(frame))
+            self._notices_moved.notify_all()
 
-    def _write_notices(self, notices: "queue.Queue[bytes]") -> None:
+    def _room_for(self, cost: int) -> bool:
+        return not self._notice_bytes or self._notice_bytes + cost <= NOTICE_BYTES
+
+    def _write_notices(self, notices: deque[bytes]) -> None:
         while True:
-            self._hand(notices.get())
+            with self._notices_moved:
+                self._notices_moved.wait_for(lambda: notices)
+                frame = notices.popleft()
+            self._hand(frame)
+            with self._notices_moved:
+                self._notice_bytes -= len(frame) + NOTICE_COST
+                self._notices_stuck = False
+                self._notices_moved.notify_all()
 
     def sweep(self, now: float, dying: Callable[[int], bool]) -> None:
         """Do what the engine says of requests nobody answers; never blocks on a filesystem that does not read."""
