@@ -10,8 +10,8 @@ import time
 from collections import deque
 from typing import IO
 
-from perfused.engine import NODEID, OPCODE, PID, SLOTS, UID, UNIQUE, Buffer, Head
 from perfused.names import Names, names_in, shown
+from perfused.states import NODEID, OPCODE, PID, SLOTS, UID, UNIQUE, Buffer, Head
 from wire.control import TRACE_KEEP, TRACE_NOTICE, TRACE_REPLY, TRACE_REQUEST, TraceRecord
 from wire.opcodes import BY_NUMBER, Opcode, ReplyRule, name_of
 

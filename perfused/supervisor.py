@@ -24,6 +24,7 @@ from perfused.kernel import mounts
 from perfused.listener import Listener, Peer, credentials
 from perfused.log import LOGGER
 from perfused.loop import Loop
+from perfused.placing import Job
 from perfused.policy import Client
 from perfused.unmounting import Place
 from wire import control
@@ -196,7 +197,7 @@ class Supervisor:
         self.release(peer)
         mine, theirs = channel.pair()
         count = sum(1 for each in self.mounted.values() if each.client.uid == peer.client.uid)
-        job = worker.Job(
+        job = Job(
             self.config, peer.client, count, request, target, peer.endpoint, peer.sock, peer.direct_device,
             peer.namespace, theirs, self.debug, self.tracing,
         )  # fmt: skip

@@ -8,37 +8,24 @@ import errno
 import logging
 import math
 import os
-import pwd
 import select
 import signal
 import socket
 import threading
 import time
 from collections import deque
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
-from perfused import channel, kernel, libc, observe, policy
-from perfused.config import Config
-from perfused.engine import (
-    NODEID,
-    OPCODE,
-    PID,
-    UID,
-    AnsweredHere,
-    Engine,
-    Event,
-    Negotiated,
-    PeerFault,
-    Rules,
-    describe,
-)
+from perfused import channel, kernel, libc, observe
+from perfused.engine import Engine, describe
 from perfused.kernel import MountError, MountInfo
 from perfused.log import LOGGER
 from perfused.negotiate import names, refused_bits
-from perfused.policy import Client
+from perfused.placing import Job, drop_privileges, perform
 from perfused.relay import Relay
+from perfused.states import NODEID, OPCODE, PID, UID, AnsweredHere, Event, Negotiated, PeerFault, Rules
 from wire import control
-from wire.control import Endpoint, Mount
+from wire.control import Endpoint
 from wire.opcodes import name_of
 
 #: seconds between looks at unanswered requests where no deadline asks for more
@@ -49,26 +36,6 @@ TRACE_TICK = 0.05
 LAST_WORDS = 1.0
 #: at most so many lines a second about a filesystem's faults; the statistics count all
 FAULT_LINES = 10
-
-
-class Job(NamedTuple):
-    """What the supervisor forks a worker for."""
-
-    config: Config
-    client: Client
-    mine: int
-    request: Mount
-    target: int | None
-    endpoint: Endpoint
-    #: the daemon's end of the socket endpoint, or the connection of a direct one
-    device_socket: socket.socket
-    #: the /dev/fuse a direct client holds; -1 otherwise
-    direct_device: int
-    #: the client's mount namespace where it is not ours; -1 otherwise
-    namespace: int
-    channel: socket.socket
-    debug: frozenset[str]
-    trace: bool
 
 
 def run(job: Job) -> NoReturn:
@@ -107,70 +74,6 @@ def _mount_and_serve(job: Job) -> int:
     if message is None or message.get("op") != "go":
         return 1
     return worker.serve()
-
-
-def perform(job: Job) -> tuple[int, MountInfo]:
-    """Decide and mount: (the kernel's descriptor, what stands in mountinfo). Raises MountError."""
-    request, client = job.request, job.client
-    wanted = policy.read_options(request.fstype, request.data, request.flags)
-    device = job.direct_device if job.direct_device >= 0 else kernel.open_device()
-    proc = os.open("/proc", os.O_PATH | os.O_CLOEXEC)
-    target = job.target
-    if target is None:
-        if job.namespace >= 0:
-            libc.setns(job.namespace, libc.CLONE_NEWNS)
-        target = _open_target(request.target, client)
-    policy.allow(job.config.policy, client, wanted, target, request.flags, job.mine)
-    options = policy.settle_options(client, wanted, target, request.source, request.flags)
-    context, mounted = kernel.mount(device, options)
-    if job.namespace >= 0 and job.target is not None:
-        try:
-            libc.setns(job.namespace, libc.CLONE_NEWNS)
-        except OSError as bad:
-            raise MountError(bad.errno, f"the client's mount namespace cannot be entered: {bad.strerror}") from None
-    where = kernel.attach(device, options, context, mounted, target, proc)
-    os.close(target)
-    os.close(proc)
-    return device, where
-
-
-def _open_target(path: bytes, client: Client) -> int:
-    """The target of an original frame, walked with the client's own rights."""
-    if not path.startswith(b"/"):
-        raise MountError(errno.EINVAL, f"target {path!r}: an absolute path was expected")
-    mine, groups = (os.geteuid(), os.getegid()), os.getgroups()
-    borrow = client.uid != 0 and mine[0] == 0
-    if borrow:
-        os.setgroups([])
-        os.setegid(client.gid)
-        os.seteuid(client.uid)
-    try:
-        return os.open(path, os.O_PATH | os.O_CLOEXEC)
-    except OSError as bad:
-        raise MountError(bad.errno, f"target {path.decode(errors='replace')}: {bad.strerror}") from None
-    finally:
-        if borrow:
-            os.seteuid(mine[0])
-            os.setegid(mine[1])
-            os.setgroups(groups)
-
-
-def drop_privileges(user: str) -> None:
-    """Become `user` without capabilities or groups, for good. Where that is not ours to do (in a user namespace, or
-    started by an ordinary user) the capabilities go all the same."""
-    libc.drop_bounding_set()
-    try:
-        entry = pwd.getpwnam(user)
-        if os.geteuid() == 0:
-            os.setgroups([])
-            os.setresgid(entry.pw_gid, entry.pw_gid, entry.pw_gid)
-            os.setresuid(entry.pw_uid, entry.pw_uid, entry.pw_uid)
-    except (OSError, KeyError) as bad:
-        LOGGER.debug("worker stays uid %d: %s", os.geteuid(), bad)
-    libc.prctl(libc.PR_SET_NO_NEW_PRIVS, 1)
-    libc.drop_capabilities()
-    libc.prctl(libc.PR_SET_DUMPABLE, 0)
-    os.umask(0o077)
 
 
 def caller_dying(pid: int) -> bool:

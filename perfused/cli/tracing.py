@@ -12,8 +12,8 @@ import time
 from typing import Any
 
 from libperfuse.connection import PerfuseError, exchange, receive
-from perfused.engine import NODEID, OPCODE, PID, UNIQUE
 from perfused.names import Names, names_in
+from perfused.states import NODEID, OPCODE, PID, UNIQUE
 from wire import codec, control, render
 from wire.control import TRACE_NOTICE, TRACE_REPLY, TRACE_REQUEST, Answer, Trace, TraceRecord
 from wire.opcodes import Opcode, name_of

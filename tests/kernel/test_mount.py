@@ -46,7 +46,7 @@ def as_user(daemon: Daemon, body: str, *arguments: str | Path) -> subprocess.Com
     program = "import os, sys, time\nfrom libperfuse import *\n" + become + textwrap.dedent(body)
     command = [sys.executable, "-c", program, *map(str, arguments)]
     environment = daemon.environment | {"PYTHONPATH": str(ROOT)}
-    return subprocess.run(command, env=environment, text=True, capture_output=True, timeout=30, check=False)  # fmt: skip
+    return subprocess.run(command, env=environment, text=True, capture_output=True, timeout=30, check=False)
 
 
 MOUNT_AS_USER = """

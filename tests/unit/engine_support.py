@@ -3,7 +3,8 @@
 import errno
 import struct
 
-from perfused.engine import HEAD, OPCODE, OUT, UNIQUE, Buffer, Engine, Event, PeerFault, Rules, slot
+from perfused.engine import Engine
+from perfused.states import HEAD, OPCODE, OUT, UNIQUE, Buffer, Event, PeerFault, Rules, slot
 from wire.opcodes import Opcode
 
 IN = struct.Struct("=IIQQIIIHH")

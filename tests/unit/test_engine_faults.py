@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perfused.engine import OPCODE, SIZE, SLOTS, PeerFault, slot
+from perfused.states import OPCODE, SIZE, SLOTS, PeerFault, slot
 from tests.unit.engine_support import ALL_ONES, ANSWER, DEVICE, RESEND, Rig, answer, ask, eio, getxattr_in, read_in
 from tests.unit.wire_strategies import THOROUGH
 from wire.opcodes import OPCODES, Opcode, ReplyRule

@@ -5,7 +5,7 @@ import struct
 
 import pytest
 
-from perfused.engine import LATE_KEPT, AnsweredHere, Buffer, Head
+from perfused.states import LATE_KEPT, AnsweredHere, Buffer, Head
 from tests.unit.engine_support import ANSWER, IN, RESEND, Rig, answer, ask, eio, read_in
 from wire.opcodes import Opcode
 

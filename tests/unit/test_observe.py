@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from perfused import log, observe
-from perfused.engine import HEAD, SLOTS, Head
 from perfused.observe import (
     DEBUG_OPCODES,
     RING,
@@ -24,6 +23,7 @@ from perfused.observe import (
     bucket,
     bucket_top,
 )
+from perfused.states import HEAD, SLOTS, Head
 from tests.unit.engine_support import answer, ask, read_in
 from tests.unit.wire_strategies import QUICK, THOROUGH
 from wire.control import TRACE_KEEP, TRACE_NOTICE, TRACE_REPLY, TRACE_REQUEST
