@@ -18,6 +18,8 @@ from wire.opcodes import BY_NUMBER, Opcode, ReplyRule, name_of
 RING = 4096
 #: frames a slow reader of a live trace may fall behind before the oldest are dropped
 STREAM_KEPT = 16_384
+#: where file data begins in WRITE and NOTIFY_REPLY (in_header 40, write_in or notify_retrieve_in 40)
+DATA_AT = 80
 
 DEBUG_OPCODES: dict[str, frozenset[int]] = {
     "fh": frozenset({Opcode.OPEN, Opcode.OPENDIR, Opcode.CREATE, Opcode.TMPFILE, Opcode.RELEASE, Opcode.RELEASEDIR}),
@@ -212,10 +214,9 @@ class Stream:
         self.taken = 0
 
     def request(self, head: Head, frame: Buffer) -> None:
-        """Keep a request's first bytes."""
-        self.records.append(
-            TraceRecord(time.time_ns(), TRACE_REQUEST, head[OPCODE], len(frame), bytes(frame[:TRACE_KEEP]))
-        )
+        """Keep a request's first bytes; of file data nothing but its length."""
+        keep = DATA_AT if head[OPCODE] in (Opcode.WRITE, Opcode.NOTIFY_REPLY) else TRACE_KEEP
+        self.records.append(TraceRecord(time.time_ns(), TRACE_REQUEST, head[OPCODE], len(frame), bytes(frame[:keep])))
         self.taken += 1
 
     def reply(self, head: Head, error: int, frame: Buffer) -> None:
