@@ -44,7 +44,7 @@ class TraceView:
             return self._request(record)
         if record.direction == TRACE_REPLY:
             return self._reply(record)
-        if record.direction == TRACE_NOTICE and self.pid is None and self.under is None:
+        if record.direction == TRACE_NOTICE and self.pid is None and self.under is None and self.opcodes is None:
             return [self._text(record, 0, None, None)]
         return []
 
