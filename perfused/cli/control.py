@@ -14,17 +14,26 @@ from typing import Any, NoReturn
 import click
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from libperfuse.connection import PerfuseError, ask, connect
 from perfused import __version__
 from perfused.cli.tracing import TraceView, follow
+from perfused.names import shown
 from wire.opcodes import Opcode
 
 EX_USAGE = 64
 
 
+def _text(value: object) -> str:
+    """Anything that comes from outside, fit for a line on a terminal."""
+    return shown(os.fsencode(str(value)))
+
+
 def _console() -> Console:
-    return Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+    """No name is taken for markup; where no terminal says how wide it is, nothing is folded."""
+    width = None if sys.stdout.isatty() else 10_000
+    return Console(highlight=False, markup=False, emoji=False, width=width)
 
 
 def _guarded(action: Callable[[], None]) -> None:
@@ -41,7 +50,7 @@ def _guarded(action: Callable[[], None]) -> None:
 
 
 def _fail(message: str) -> NoReturn:
-    print(f"perfusectl: {message}", file=sys.stderr)
+    print(f"perfusectl: {_text(message)}", file=sys.stderr)
     sys.exit(1)
 
 
@@ -79,7 +88,7 @@ def mounts(path: str | None, as_json: bool) -> None:
         now = time.time()
         for row in rows:
             up = _duration(now - float(row["since"]))  # type: ignore[arg-type]
-            cells = [str(row[key]) for key in ("target", "fstype", "source", "endpoint", "uid", "program", "worker")]
+            cells = [_text(row[key]) for key in ("target", "fstype", "source", "endpoint", "uid", "program", "worker")]
             table.add_row(*cells, up)
         _console().print(table)
 
@@ -123,9 +132,8 @@ def _show_stats(found: dict[str, Any]) -> None:
     minor = f"FUSE 7.{found['minor']}" if found["minor"] else "no frame passes the daemon"
     if found["state"] in ("NEW", "INIT_SENT"):
         minor = "INIT not settled"
-    console.print(
-        f"[bold]{found['target']}[/]  {found['state']}, {minor}, up {_duration(found['uptime_s'])}", markup=True
-    )
+    title = f"  {found['state']}, {minor}, up {_duration(found['uptime_s'])}"
+    console.print(Text.assemble((_text(found["target"]), "bold"), title))
     if found["flags"]:
         console.print(f"max_write {found['max_write']}, max_pages {found['max_pages']}; {' '.join(found['flags'])}")
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -144,7 +152,7 @@ def _show_stats(found: dict[str, Any]) -> None:
     words = ("in_flight", "bad_replies", "late_replies", "gone", "interrupts", "notifications", "bad_notifications")
     console.print("  ".join(f"{word.replace('_', ' ')} {found[word]}" for word in (*words, "dropped_notifications")))
     for each in found["oldest"]:
-        console.print(f"  waiting {each['seen_s']:.1f}s  {each['text']}", markup=False)
+        console.print(f"  waiting {each['seen_s']:.1f}s  {each['text']}")
 
 
 @main.command()

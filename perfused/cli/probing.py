@@ -12,7 +12,8 @@ def show(found: dict[str, Any], console: Console) -> None:
     """Print what `perfused.probe.probe` found."""
     kernel = found["kernel"]
     console.print(
-        f"[bold]{kernel['sysname']} {kernel['release']} {kernel['machine']}[/]: FUSE {found['major']}.{found['minor']}"
+        f"[bold]{kernel['sysname']} {kernel['release']} {kernel['machine']}[/]: FUSE {found['major']}.{found['minor']}",
+        markup=True,
     )
     console.print(f"INIT carries {found['init_in_size']} bytes, max_readahead {found['max_readahead']}")
     flags = Table(title="INIT flags", title_justify="left", box=None, pad_edge=False, header_style="bold")
