@@ -92,7 +92,7 @@ def test_two_workloads_on_two_mounts_do_not_meet(daemon: Daemon, tmp_path: Path)
         subprocess.run(["umount", each], check=True)
 
 
-# -- many at once ------------------------------------------------------------------------------------------------------
+# -- many at once ----------------------------------------------------------------------------------
 
 
 def test_32_clients_at_once_each_get_their_own_answers(daemon: Daemon, target: Path) -> None:
