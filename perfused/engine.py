@@ -34,6 +34,7 @@ from perfused.states import (
     LocalFault,
     Negotiated,
     Observer,
+    ObserverFault,
     PeerFault,
     ReplyHook,
     RequestHook,
@@ -89,8 +90,8 @@ class Engine:
         for at in range(SLOTS):
             chosen = [each for each in observers if each.opcodes is None or at in each.opcodes]
             base_request, base_reply = self.base_request[at], self.base_reply[at]
-            self.on_request[at] = _around_request(base_request or self.track, chosen) if chosen else base_request
-            self.on_reply[at] = _around_reply(base_reply, chosen) if chosen else base_reply
+            self.on_request[at] = self._around_request(base_request or self.track, chosen) if chosen else base_request
+            self.on_reply[at] = self._around_reply(base_reply, chosen) if chosen else base_reply
 
     def to(self, state: State) -> None:
         """Enter `state`. Raises LocalFault where TRANSITIONS does not allow it."""
@@ -241,7 +242,7 @@ class Engine:
                 self.base_request[at] = self.base_request[at] or self.track
                 self.on_request[at] = self.on_request[at] or self.track
         for each in self.observers:
-            each.notice(frame)
+            self._show(each, each.notice, frame)
         return frame
 
     def _init_reply(self, head: Head, error: int, frame: memoryview) -> Buffer | None:
@@ -357,31 +358,37 @@ class Engine:
         """Show observers an answer of ours."""
         for each in self.observers:
             if each.opcodes is None or slot(head[OPCODE]) in each.opcodes:
-                each.reply(head, error, frame)
+                self._show(each, each.reply, head, error, frame)
+
+    def _show(self, observer: Observer, call: Callable[..., None], *seen: object) -> None:
+        """Show an observer a frame. One that fails is a bug here: it is taken off, and the mount goes on."""
+        try:
+            call(*seen)
+        except Exception as fault:
+            self.observe([each for each in self.observers if each is not observer])
+            self.emit(ObserverFault(type(observer).__name__, repr(fault)))
+
+    def _around_request(self, base: RequestHook, observers: Sequence[Observer]) -> RequestHook:
+        show = self._show
+
+        def observed(head: Head, frame: Buffer) -> Buffer | None:
+            for each in observers:
+                show(each, each.request, head, frame)
+            return base(head, frame)
+
+        return observed
+
+    def _around_reply(self, base: ReplyHook | None, observers: Sequence[Observer]) -> ReplyHook:
+        show = self._show
+
+        def observed(head: Head, error: int, frame: memoryview) -> Buffer | None:
+            for each in observers:
+                show(each, each.reply, head, error, frame)
+            return frame if base is None else base(head, error, frame)
+
+        return observed
 
 
 def describe(head: Head) -> str:
     """A request in flight, for a log line."""
     return f"{name_of(head[OPCODE])} unique={head[UNIQUE]} nodeid={head[NODEID]} pid={head[PID]}"
-
-
-def _around_request(base: RequestHook, observers: Sequence[Observer]) -> RequestHook:
-    sees = [each.request for each in observers]
-
-    def observed(head: Head, frame: Buffer) -> Buffer | None:
-        for see in sees:
-            see(head, frame)
-        return base(head, frame)
-
-    return observed
-
-
-def _around_reply(base: ReplyHook | None, observers: Sequence[Observer]) -> ReplyHook:
-    sees = [each.reply for each in observers]
-
-    def observed(head: Head, error: int, frame: memoryview) -> Buffer | None:
-        for see in sees:
-            see(head, error, frame)
-        return frame if base is None else base(head, error, frame)
-
-    return observed

@@ -245,6 +245,10 @@ class DebugLines:
     """Debug classes of `-d` as log lines; slow, and meant to be."""
 
     def __init__(self, classes: frozenset[str], logger: logging.Logger, minor: int) -> None:
+        # Only who debugs pays for it; and now, since a worker without privileges may not be able to read our files.
+        from wire import render
+
+        self._line = render.line
         self.logger = logger
         self.minor = minor
         self.dump = "dump" in classes
@@ -263,10 +267,8 @@ class DebugLines:
     def _say(self, frame: Buffer, reply_to: int | None) -> None:
         if not self.logger.isEnabledFor(logging.DEBUG):
             return
-        from wire import render  # only who debugs pays for it
-
         kept = bytes(frame[:4096])
-        self.logger.debug("%s", render.line(kept, reply_to=reply_to, minor=self.minor))
+        self.logger.debug("%s", self._line(kept, reply_to=reply_to, minor=self.minor))
         if self.dump:
             for at in range(0, min(len(kept), 512), 16):
                 self.logger.debug("  %04x  %s", at, kept[at : at + 16].hex(" "))

@@ -90,7 +90,14 @@ class Observer(Protocol):
         """A notification of the filesystem's."""
 
 
-Event = PeerFault | Negotiated | AnsweredHere
+class ObserverFault(NamedTuple):
+    """An observer failed, which is a bug here, and was taken off."""
+
+    name: str
+    detail: str
+
+
+Event = PeerFault | Negotiated | AnsweredHere | ObserverFault
 
 
 class LocalFault(Exception):

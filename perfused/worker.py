@@ -23,7 +23,18 @@ from perfused.log import LOGGER
 from perfused.negotiate import names, refused_bits
 from perfused.placing import Job, drop_privileges, perform
 from perfused.relay import Relay
-from perfused.states import NODEID, OPCODE, PID, UID, AnsweredHere, Event, Negotiated, PeerFault, Rules
+from perfused.states import (
+    NODEID,
+    OPCODE,
+    PID,
+    UID,
+    AnsweredHere,
+    Event,
+    Negotiated,
+    ObserverFault,
+    PeerFault,
+    Rules,
+)
 from wire import control
 from wire.control import Endpoint
 from wire.opcodes import name_of
@@ -214,6 +225,8 @@ class Worker:
             error = errno.errorcode.get(-event.error, str(event.error))
             what = f"{name_of(event.opcode)} unique={event.unique} nodeid={event.nodeid}"
             LOGGER.warning("%s: %s unanswered for %.1f s: answered %s (%s)", where, what, event.age, error, event.why)
+        elif isinstance(event, ObserverFault):
+            LOGGER.error("%s: internal error: %s failed and is off: %s", where, event.name, event.detail)
         elif isinstance(event, Negotiated):
             for note in event.notes:
                 LOGGER.info("%s: %s", where, note)

@@ -6,7 +6,7 @@ from itertools import product
 
 import pytest
 
-from perfused.engine import LocalFault, Negotiated, PeerFault, State
+from perfused.states import Buffer, Head, LocalFault, Negotiated, ObserverFault, PeerFault, State
 from tests.unit.engine_support import RESEND, Rig, answer, ask, eio, getxattr_in, init_in, init_out, read_in
 from wire.flags import InitFlag
 from wire.opcodes import Opcode
@@ -335,3 +335,21 @@ def test_a_notification_whose_length_lies_is_dropped() -> None:
     rig = Rig()
     assert rig.reply(answer(bytes(8), error=1, unique=0, length=25)) is None
     assert isinstance(rig.events[0], PeerFault)
+
+
+def test_an_observer_that_fails_is_taken_off_and_the_request_goes_on() -> None:
+    class Broken:
+        opcodes = None
+
+        def request(self, head: Head, frame: Buffer) -> None:
+            raise RuntimeError("a bug")
+
+        def reply(self, head: Head, error: int, frame: Buffer) -> None: ...
+
+        def notice(self, frame: Buffer) -> None: ...
+
+    rig = Rig()
+    rig.engine.observe([Broken()])
+    assert rig.request(ask(Opcode.LOOKUP, b"x\0")) is not None
+    assert rig.engine.observers == ()
+    assert rig.events == [ObserverFault("Broken", "RuntimeError('a bug')")]
