@@ -213,11 +213,11 @@ def test_the_text_has_title_table_and_totals() -> None:
 
 def test_a_stream_keeps_the_first_bytes_and_the_true_length() -> None:
     stream = Stream(None)
-    write = ask(Opcode.WRITE, bytes(5000))
-    stream.request(head_of(write), write)
+    link = ask(Opcode.SYMLINK, bytes(5000))
+    stream.request(head_of(link), link)
     (record,) = stream.drain(10)
-    assert (record.direction, record.opcode, record.length) == (TRACE_REQUEST, Opcode.WRITE, 5040)
-    assert record.kept == write[:TRACE_KEEP]
+    assert (record.direction, record.opcode, record.length) == (TRACE_REQUEST, Opcode.SYMLINK, 5040)
+    assert record.kept == link[:TRACE_KEEP]
 
 
 def test_a_stream_keeps_no_file_data_of_a_read() -> None:
