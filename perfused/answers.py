@@ -9,19 +9,37 @@ import os
 import socket
 import stat
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from perfused import __version__, channel, libc
+from perfused.config import Config
 from perfused.listener import Peer
 from perfused.log import LOGGER
+from perfused.loop import Loop
+from perfused.mounted import Mounted
 from wire import control
 from wire.control import Request
 
-if TYPE_CHECKING:
-    from perfused.supervisor import Mounted, Supervisor
-
 #: seconds perfusectl umount waits for umount(2) before it says so
 UMOUNT_PATIENCE = 15.0
+
+
+class Daemon(Protocol):
+    """What an answer needs of the daemon."""
+
+    config: Config
+    loop: Loop
+    mounted: dict[int, Mounted]
+    tracing: bool
+
+    def dismiss(self, peer: Peer) -> None:
+        """Close a connection."""
+
+    def unmount(self, made: Mounted, flags: int, then: Callable[[int], None]) -> None:
+        """Unmount, and tell how it went."""
+
+    def tell_all(self, message: dict[str, Any]) -> None:
+        """Send a message to every worker."""
 
 
 class Refusal(Exception):
@@ -32,7 +50,7 @@ class Refusal(Exception):
         self.code, self.sentence = code, sentence
 
 
-def answer(daemon: "Supervisor", peer: Peer, request: Request) -> None:
+def answer(daemon: Daemon, peer: Peer, request: Request) -> None:
     """Answer one REQUEST of a connection."""
     op = request.body.get("op")
     handler = _OPS.get(op) if isinstance(op, str) else None
@@ -53,7 +71,7 @@ def _privileged(peer: Peer) -> bool:
     return peer.client.uid in (0, os.geteuid())
 
 
-def _find(daemon: "Supervisor", peer: Peer, body: dict[str, Any]) -> "Mounted":
+def _find(daemon: Daemon, peer: Peer, body: dict[str, Any]) -> Mounted:
     """The mount a request names by `target` (an absolute path) or `number`; of several on one path the topmost."""
     target, number = body.get("target"), body.get("number")
     if not isinstance(target, str) and not isinstance(number, int):
@@ -67,7 +85,7 @@ def _find(daemon: "Supervisor", peer: Peer, body: dict[str, Any]) -> "Mounted":
     return found[-1]
 
 
-def describe(made: "Mounted") -> dict[str, Any]:
+def describe(made: Mounted) -> dict[str, Any]:
     """One row of `perfusectl mounts`."""
     return {
         "number": made.number, "target": made.target, "source": made.source, "fstype": made.fstype, "minor": made.minor,
@@ -76,7 +94,7 @@ def describe(made: "Mounted") -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _mounts(daemon: "Supervisor", peer: Peer, body: dict[str, Any]) -> None:
+def _mounts(daemon: Daemon, peer: Peer, body: dict[str, Any]) -> None:
     mine = [
         each
         for each in daemon.mounted.values()
@@ -90,7 +108,7 @@ def _mounts(daemon: "Supervisor", peer: Peer, body: dict[str, Any]) -> None:
     peer.say(control.build_answer(last))
 
 
-def _hand_over(daemon: "Supervisor", peer: Peer, body: dict[str, Any]) -> None:
+def _hand_over(daemon: Daemon, peer: Peer, body: dict[str, Any]) -> None:
     """Give the question and the connection to the worker; of the question only what it knows, checked."""
     made = _find(daemon, peer, body)
     timing, opcodes = body.get("timing"), body.get("opcodes")
@@ -106,7 +124,7 @@ def _hand_over(daemon: "Supervisor", peer: Peer, body: dict[str, Any]) -> None:
     daemon.loop.later(0, lambda: daemon.dismiss(peer))
 
 
-def _umount(daemon: "Supervisor", peer: Peer, body: dict[str, Any]) -> None:
+def _umount(daemon: Daemon, peer: Peer, body: dict[str, Any]) -> None:
     made = _find(daemon, peer, body)
     flags = libc.MNT_DETACH if body.get("lazy") or body.get("force") else 0
     if body.get("force"):
@@ -138,7 +156,7 @@ def _umount(daemon: "Supervisor", peer: Peer, body: dict[str, Any]) -> None:
     daemon.loop.later(UMOUNT_PATIENCE, late)
 
 
-_OPS: dict[str, Callable[["Supervisor", Peer, dict[str, Any]], None]] = {
+_OPS: dict[str, Callable[[Daemon, Peer, dict[str, Any]], None]] = {
     "mounts": _mounts,
     "stats": _hand_over,
     "trace": _hand_over,
@@ -152,7 +170,7 @@ def trace_path(directory: str, target: str) -> str:
     return os.path.join(directory, f"perfused{name}.trace")
 
 
-def toggle_trace(daemon: "Supervisor") -> None:
+def toggle_trace(daemon: Daemon) -> None:
     """SIGUSR1: start tracing all mounts; the second one writes every mount's trace and stops."""
     if not daemon.tracing:
         daemon.tracing = True
@@ -167,7 +185,7 @@ def toggle_trace(daemon: "Supervisor") -> None:
     LOGGER.info("tracing off")
 
 
-def _write_trace(daemon: "Supervisor", made: "Mounted") -> None:
+def _write_trace(daemon: Daemon, made: Mounted) -> None:
     """The daemon opens the file, its worker writes it: 0600, the mount's user's and root's."""
     directory = daemon.config.daemon.trace_dir
     path = trace_path(directory, made.target)

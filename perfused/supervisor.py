@@ -11,9 +11,7 @@ import logging
 import os
 import signal
 import socket
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -24,9 +22,8 @@ from perfused.kernel import mounts
 from perfused.listener import Listener, Peer, credentials
 from perfused.log import LOGGER
 from perfused.loop import Loop
+from perfused.mounted import Mounted
 from perfused.placing import Job
-from perfused.policy import Client
-from perfused.unmounting import Place
 from wire import control
 from wire.control import Endpoint, Mount
 
@@ -34,37 +31,6 @@ from wire.control import Endpoint, Mount
 SILENT_PER_USER = 64
 #: seconds a connection may stay silent before its first frame
 SILENCE = 30.0
-
-
-@dataclass
-class Mounted:
-    """One mount, from the moment its worker is forked."""
-
-    number: int
-    client: Client
-    program: str
-    endpoint: Endpoint
-    request: Mount
-    namespace: int
-    pid: int
-    channel: socket.socket
-    peer: Peer | None
-    target: str = ""
-    minor: int = 0
-    fstype: str = ""
-    source: str = ""
-    since: float = field(default_factory=time.time)
-    reason: str = ""
-
-    @property
-    def place(self) -> Place:
-        """Where it stands."""
-        return Place(self.target, self.minor, self.namespace)
-
-    @property
-    def up(self) -> bool:
-        """Whether the kernel has mounted it."""
-        return bool(self.target)
 
 
 class Supervisor:

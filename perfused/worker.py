@@ -375,4 +375,5 @@ class Worker:
             "uptime_s": round(time.time() - self.started, 3),
             "worker": os.getpid(),
             "threads": threading.active_count(),
+            "traces": len(self.streams),
         }
