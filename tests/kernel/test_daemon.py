@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from libperfuse import perfuse_mount, perfuse_open
 from libperfuse.connection import PerfuseError, connect
 from perfused import answers, devices
 from tests.kernel.conftest import BUILD, ROOT, Daemon, eventually, fuse_mounts
@@ -308,8 +309,6 @@ def test_a_private_daemon_that_is_never_used_ends(private: dict[str, str], tmp_p
 def test_without_a_daemon_and_private_ones_forbidden_the_error_is_connects(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from libperfuse import perfuse_open
-
     monkeypatch.setenv("PERFUSED_SOCKET", str(tmp_path / "nobody"))
     monkeypatch.setenv("PERFUSE_NO_PRIVATE", "1")
     with pytest.raises(PerfuseError) as caught:
@@ -378,3 +377,47 @@ def test_a_superblock_is_seen_to_come_and_go_by_its_bdi_device(target: Path, dae
     daemon.ctl("umount", target)
     rawfs.wait(timeout=10)
     eventually(lambda: seen.extend(watch.read()) or devices.Bdi("remove", minor) in seen, "the bdi device has gone")
+
+
+# -- where it may do little ------------------------------------------------------------------------
+
+
+def test_in_the_background_lines_go_to_syslog(tmp_path: Path) -> None:
+    script = f"""
+        mount -t tmpfs none /dev && mknod /dev/fuse c 10 229 && mknod /dev/null c 1 3 && mknod /dev/urandom c 1 9
+        {sys.executable} -c '
+import socket, sys
+log = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM); log.bind("/dev/log"); log.settimeout(10)
+print("bound", flush=True); print(log.recv(4096).decode())' > {tmp_path}/syslog &
+        while ! grep -q bound {tmp_path}/syslog; do sleep 0.05; done
+        {" ".join(PERFUSED)} --socket {tmp_path}/sock && wait; pkill -f {tmp_path}/sock
+    """
+    subprocess.run(
+        ["unshare", "-m", "--propagation", "private", "sh", "-c", script], timeout=30, check=False, cwd=ROOT,
+        capture_output=True,
+    )  # fmt: skip
+    text = (tmp_path / "syslog").read_text()
+    assert re.search(r"<30>perfused\[\d+\]: ready", text), text
+
+
+def test_without_the_right_to_mount_the_refusal_says_what_is_missing(
+    tmp_path: Path, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "sock"
+    monkeypatch.setenv("PERFUSED_SOCKET", str(path))
+    monkeypatch.setenv("PERFUSE_NO_PRIVATE", "1")
+    daemon = subprocess.Popen(
+        ["setpriv", "--bounding-set", "-sys_admin", *PERFUSED, "-f"], cwd=ROOT, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        eventually(path.exists, "it listens")
+        fd = perfuse_open("/dev/fuse")
+        with pytest.raises(PerfuseError) as caught:
+            perfuse_mount("x", str(target), "fuse", 0, f"fd={fd}")
+        os.close(fd)
+    finally:
+        daemon.terminate()
+        _, said = daemon.communicate(timeout=10)
+    assert caught.value.errno == errno.EPERM
+    assert "Operation not permitted" in caught.value.strerror
+    assert "Traceback" not in said
