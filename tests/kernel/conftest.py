@@ -148,6 +148,14 @@ def evidence(request: pytest.FixtureRequest) -> dict[str, Callable[[], str]]:
     return found
 
 
+def _name_of(pid: str) -> str:
+    """The name of a process, nothing where it has ended."""
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
 class Daemon:
     """A running perfused and ways to speak to it."""
 
@@ -223,23 +231,20 @@ class Daemon:
 
     def tracing(self, target: Path, *options: str) -> subprocess.Popen[str]:
         """perfusectl trace, from when the worker sends it frames."""
-        fds = Path(f"/proc/{self.stats(target)['worker']}/fd")
-        before = len(list(fds.iterdir()))
+        before = self.stats(target)["traces"]
         command = (sys.executable, "-m", "perfused.cli.control", "trace", *options, target)
         watching = self.run(*command, stderr=subprocess.PIPE, cwd=ROOT)
-        eventually(lambda: len(list(fds.iterdir())) > before, "the worker has the trace's connection")
-        # One thread of the worker serves both: what is answered now came after the trace.
-        self.stats(target)
+        eventually(lambda: self.stats(target)["traces"] > before, "the worker sends the trace")
         return watching
+
+    def idle(self, target: Path) -> None:
+        """Wait until no request is in flight; RELEASE for one comes when nobody waits for it."""
+        eventually(lambda: not self.stats(target)["in_flight"], "nothing is in flight")
 
     def workers(self) -> list[int]:
         """Pids of its workers and helpers, the keeper not among them."""
         found = subprocess.run(["pgrep", "-P", str(self.process.pid)], capture_output=True, text=True, check=False)
-        return [
-            int(pid)
-            for pid in found.stdout.split()
-            if Path(f"/proc/{pid}/comm").read_text().strip() == "perfused-mount"
-        ]
+        return [int(pid) for pid in found.stdout.split() if _name_of(pid) == "perfused-mount"]
 
     def stop(self) -> int:
         """SIGTERM, and its exit status."""

@@ -9,11 +9,10 @@ import struct
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytest
 
-from libperfuse.connection import ask, connect
 from tests.kernel.conftest import Daemon, eventually, fuse_mounts
 from tests.kernel.scripted import CONTENT, DEFAULTS, Answer, Scripted
 from wire import codec, control
@@ -35,7 +34,7 @@ def shared(namespace: None, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     daemon.rawfs(bystander, "-T", "0")
     (bystander / "file").write_bytes(CONTENT)
     yield Shared(daemon, bystander)
-    noticed = statistics(daemon, bystander)["bad_replies"]
+    noticed = daemon.stats(bystander)["bad_replies"]
     assert daemon.stop() == 0
     for program in daemon.programs:
         assert program.stdout is not None
@@ -44,13 +43,6 @@ def shared(namespace: None, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     assert noticed == 0
     assert fuse_mounts(place) == []
     assert "Traceback" not in daemon.log()
-
-
-def statistics(daemon: Daemon, target: Path) -> dict[str, Any]:
-    """What perfusectl stats asks for, without another program."""
-    with connect(str(daemon.socket)) as connection:
-        (found,) = ask(connection, {"op": "stats", "target": str(target)})
-        return found
 
 
 def _read(target: Path) -> object:
@@ -127,7 +119,7 @@ def test_a_packet_that_answers_nothing_is_dropped_and_the_caller_gets_the_answer
     liar = daemon.faulty("liar", opcode, lie, target)
     assert outcome(call, target) == right
     assert lie in told(liar)
-    eventually(lambda: statistics(daemon, target)["bad_replies"] == 1, "the lie is counted")
+    eventually(lambda: daemon.stats(target)["bad_replies"] == 1, "the lie is counted")
     daemon.has_logged(f"{target}: bad reply", "dropped")
     end(target, liar)
 
@@ -144,7 +136,7 @@ def test_a_wrong_reply_never_reaches_the_kernel_and_its_caller_gets_eio(
     assert outcome(call, target) == errno.EIO
     assert lie in told(liar)
     assert outcome(call, target) == right
-    assert statistics(daemon, target)["bad_replies"] >= 1
+    assert daemon.stats(target)["bad_replies"] >= 1
     daemon.has_logged(f"{target}: bad reply: {opcode} unique=", f": {WRONG[lie]}: ", "the caller got EIO")
     assert not [line for line in daemon.log().splitlines() if str(target) in line and "the kernel refused" in line]
     end(target, liar)
@@ -154,11 +146,11 @@ def test_another_mount_of_the_same_daemon_works_and_counts_nothing_while_a_files
     shared: Shared, target: Path
 ) -> None:
     liar = shared.daemon.faulty("liar", "READ", "huge", "20", target)
-    before = statistics(shared.daemon, shared.bystander)
+    before = shared.daemon.stats(shared.bystander)
     for _ in range(20):
         assert outcome(_read, target) == errno.EIO
         assert (shared.bystander / "file").read_bytes() == CONTENT
-    found = statistics(shared.daemon, shared.bystander)
+    found = shared.daemon.stats(shared.bystander)
     assert [found["bad_replies"], found["worker"]] == [0, before["worker"]]
     end(target, liar)
 
