@@ -4,10 +4,10 @@ Who may ask what of a mount: root, the daemon's own user, and the mount's user. 
 together with the connection, so a worker that is busy delays nobody else. Never here: doing the work.
 """
 
+import contextlib
 import errno
 import os
 import socket
-import stat
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -22,6 +22,8 @@ from wire.control import Request
 
 #: seconds perfusectl umount waits for umount(2) before it says so
 UMOUNT_PATIENCE = 15.0
+#: unmounts of one mount that may be under way at once: one that waits, and one by force
+UMOUNTS = 4
 
 
 class Daemon(Protocol):
@@ -34,6 +36,9 @@ class Daemon(Protocol):
 
     def dismiss(self, peer: Peer) -> None:
         """Close a connection."""
+
+    def refresh(self) -> None:
+        """Bring the paths of mounts up to date."""
 
     def unmount(self, made: Mounted, flags: int, then: Callable[[int], None]) -> None:
         """Unmount, and tell how it went."""
@@ -76,13 +81,22 @@ def _find(daemon: Daemon, peer: Peer, body: dict[str, Any]) -> Mounted:
     target, number = body.get("target"), body.get("number")
     if not isinstance(target, str) and not isinstance(number, int):
         raise Refusal(errno.EINVAL, "target: an absolute path was expected")
-    found = [each for each in daemon.mounted.values() if each.up and (each.target == target or each.number == number)]
+    daemon.refresh()
+    found = [each for each in daemon.mounted.values() if each.up and _named(each, peer, target, number)]
     what = target[: control.LIMITS["target"]] if isinstance(target, str) else f"number {number}"
     if not found:
         raise Refusal(errno.ENOENT, f"{what}: no mount of this perfused")
-    if not _privileged(peer) and found[-1].client.uid != peer.client.uid:
+    allowed = [each for each in found if _privileged(peer) or each.client.uid == peer.client.uid]
+    if not allowed:
         raise Refusal(errno.EPERM, f"{what}: the mount is another user's")
-    return found[-1]
+    return allowed[-1]
+
+
+def _named(made: Mounted, peer: Peer, target: Any, number: Any) -> bool:
+    """Whether a request means a mount: by its number, or by its path in the mount namespace of who asks."""
+    if isinstance(number, int):
+        return made.number == number
+    return bool(made.target == target and made.namespace_number == peer.namespace_number)
 
 
 def describe(made: Mounted) -> dict[str, Any]:
@@ -95,6 +109,7 @@ def describe(made: Mounted) -> dict[str, Any]:
 
 
 def _mounts(daemon: Daemon, peer: Peer, body: dict[str, Any]) -> None:
+    daemon.refresh()
     mine = [
         each
         for each in daemon.mounted.values()
@@ -152,6 +167,8 @@ def _umount(daemon: Daemon, peer: Peer, body: dict[str, Any]) -> None:
             sentence = f"{made.target}: umount(2) still waits for the filesystem; --force aborts it"
             peer.say(control.build_answer({"message": sentence}, -errno.ETIMEDOUT))
 
+    if made.unmounting >= UMOUNTS:
+        raise Refusal(errno.EBUSY, f"{made.target}: {made.unmounting} unmounts of it are under way already")
     daemon.unmount(made, flags, done)
     daemon.loop.later(UMOUNT_PATIENCE, late)
 
@@ -164,10 +181,13 @@ _OPS: dict[str, Callable[[Daemon, Peer, dict[str, Any]], None]] = {
 }
 
 
-def trace_path(directory: str, target: str) -> str:
-    """Where a mount's trace goes: `perfused-mnt-x.trace` for /mnt/x; a `-` of the path itself is written `\\x2d`."""
+def trace_path(directory: str, target: str, number: int) -> str:
+    """Where a mount's trace goes: `perfused-mnt-x.7.trace` for /mnt/x, the daemon's mount number 7.
+
+    A `-` of the path itself is written `\\x2d`.
+    """
     name = target.replace("-", "\\x2d").replace("/", "-")
-    return os.path.join(directory, f"perfused{name}.trace")
+    return os.path.join(directory, f"perfused{name}.{number}.trace")
 
 
 def toggle_trace(daemon: Daemon) -> None:
@@ -188,17 +208,16 @@ def toggle_trace(daemon: Daemon) -> None:
 def _write_trace(daemon: Daemon, made: Mounted) -> None:
     """The daemon opens the file, its worker writes it: 0600, the mount's user's and root's."""
     directory = daemon.config.daemon.trace_dir
-    path = trace_path(directory, made.target)
+    path = trace_path(directory, made.target, made.number)
     try:
         os.makedirs(directory, mode=0o755, exist_ok=True)
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, 0o600)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     except OSError as bad:
         LOGGER.error("%s: trace not written: %s: %s", made.target, path, bad.strerror)
         return
     try:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            LOGGER.error("%s: trace not written: %s is no regular file", made.target, path)
-            return
         if os.geteuid() == 0:
             os.fchown(fd, made.client.uid, made.client.gid)
         channel.send(made.channel, {"op": "dump"}, (fd,), socket.MSG_DONTWAIT)

@@ -19,7 +19,7 @@ def pair() -> tuple[socket.socket, socket.socket]:
 
 def send(sock: socket.socket, message: dict[str, Any], fds: tuple[int, ...] = (), flags: int = 0) -> bool:
     """Send one message; False where the other process is gone, or, with MSG_DONTWAIT, has too much to read."""
-    packet = json.dumps(message, default=str).encode()
+    packet = json.dumps(message, default=str, separators=(",", ":")).encode()
     rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
     try:
         sock.sendmsg([packet], rights, flags | socket.MSG_NOSIGNAL)
@@ -35,6 +35,18 @@ def receive(sock: socket.socket, flags: int = 0) -> tuple[dict[str, Any] | None,
     """
     packet, fds = receive_packet(sock, flags)
     return (json.loads(packet) if packet else None), fds
+
+
+def peek(sock: socket.socket) -> tuple[bytes, bool]:
+    """The next packet, left where it is, and whether descriptors are attached to it; none of them comes into this
+    process, where closing one may wait for whatever it is of. b"" as for `receive_packet`. Raises BlockingIOError."""
+    try:
+        packet, _, notes, _ = sock.recvmsg(PACKET + 1, 0, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        raise
+    except OSError:
+        return b"", False
+    return packet, bool(notes & socket.MSG_CTRUNC)
 
 
 def receive_packet(sock: socket.socket, flags: int = 0) -> tuple[bytes, list[int]]:

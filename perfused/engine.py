@@ -194,6 +194,7 @@ class Engine:
     def _bad(self, head: Head, field: str, detail: str) -> bytes:
         self.counters.bad_replies += 1
         self.emit(PeerFault(head[OPCODE], head[UNIQUE], field, detail, True))
+        self._remember(head[UNIQUE], -errno.EIO)
         answer = negotiate.refusal(head[UNIQUE], -errno.EIO)
         self._tell(head, -errno.EIO, answer)
         return answer
@@ -345,14 +346,18 @@ class Engine:
 
     def _expect_late(self, unique: int, error: int) -> None:
         """Recognise a reply to `unique` that comes after all, the last LATE_KEPT of them."""
-        self.answered[unique] = error
-        while len(self.answered) > LATE_KEPT:
-            self.answered.pop(next(iter(self.answered)), None)
+        self._remember(unique, error)
 
     @staticmethod
     def _make_interrupt(target: int) -> bytes:
         body = codec.interrupt_in.pack(target)
         return codec.in_header.pack(40 + len(body), Opcode.INTERRUPT, target | 1, 0, 0, 0, 0, 0, 0) + body
+
+    def _remember(self, unique: int, error: int) -> None:
+        """A request was answered here: what the filesystem still says to it comes late, and is no fault."""
+        self.answered[unique] = error
+        while len(self.answered) > LATE_KEPT:
+            self.answered.pop(next(iter(self.answered)), None)
 
     def _tell(self, head: Head, error: int, frame: bytes) -> None:
         """Show observers an answer of ours."""

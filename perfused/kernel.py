@@ -17,6 +17,9 @@ DEVICE_MAJOR, DEVICE_MINOR = 10, 229
 MAX_PAGES_LIMIT = "/proc/sys/fs/fuse/max_pages_limit"
 PAGE = 4096
 
+#: how often a mount point that is moved about meanwhile is looked for anew
+UNMOUNT_ATTEMPTS = 16
+
 #: mount(2) flags and the attribute of fsmount(2) each becomes; the rest of them are options of the superblock.
 ATTRIBUTES = {
     libc.MS_RDONLY: libc.MOUNT_ATTR_RDONLY,
@@ -240,23 +243,41 @@ def find_target(target: str, proc: int | None = None) -> MountInfo:
     raise MountError(errno.ENOENT, f"nothing is mounted on {target}")
 
 
-def unmount(target: str, minor: int, flags: int, proc: int | None = None) -> bool:
-    """Unmount the FUSE superblock 0:`minor` from `target`; False where it no longer stands there.
+def unmount(mount_id: int, minor: int, flags: int, proc: int) -> bool:
+    """Unmount our mount, wherever it stands by now; False where it stands nowhere any more.
 
-    Holds the parent directory, looks for our superblock on the entry, and unmounts that entry without following links:
-    nothing else can come to stand there in between. Raises OSError (EBUSY where it is in use).
+    Opens the parent of where mountinfo has it, and unmounts its entry there only if that entry is our mount: whoever
+    owns a directory on the way may swap it for a link meanwhile, to no avail. Raises OSError (EBUSY where it is in use,
+    or something stands on top of it).
     """
-    lines = [line for line in mounts(proc) if line.target == target]
-    if not lines or (lines[-1].major, lines[-1].minor) != (0, minor):
-        if any((line.major, line.minor) == (0, minor) for line in lines):
-            raise OSError(errno.EBUSY, "another mount stands on top of it", target)
-        return False
-    parent, _, name = target.rstrip("/").rpartition("/")
-    fd = os.open(parent or "/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fchdir(fd)
-        libc.umount2(os.fsencode(name), flags | libc.UMOUNT_NOFOLLOW)
-    finally:
-        os.close(fd)
-        os.chdir("/")
-    return True
+    problem = OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+    for _ in range(UNMOUNT_ATTEMPTS):
+        line = find_mount(mount_id, minor, proc)
+        if line is None:
+            return False
+        parent, _, name = line.target.rpartition("/")
+        try:
+            fd = os.open(parent or "/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as bad:
+            problem = bad
+            continue
+        try:
+            if libc.mount_id_at(fd, os.fsencode(name)) != mount_id:
+                continue
+            os.fchdir(fd)
+            libc.umount2(os.fsencode(name), flags | libc.UMOUNT_NOFOLLOW)
+            return True
+        except FileNotFoundError as bad:
+            problem = bad
+        finally:
+            os.close(fd)
+            os.chdir("/")
+    raise problem
+
+
+def find_mount(mount_id: int, minor: int, proc: int | None = None) -> MountInfo | None:
+    """The line of one of our mounts, by its id and its superblock's minor number; None where it is gone."""
+    for line in mounts(proc):
+        if (line.mount_id, line.major, line.minor) == (mount_id, 0, minor):
+            return line
+    return None

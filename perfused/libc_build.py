@@ -15,6 +15,7 @@ int unshare(int flags);
 int prctl(int option, unsigned long a, unsigned long b, unsigned long c, unsigned long d);
 long syscall(long number, ...);
 int fstatfs(int fd, void *buffer);
+int statx(int dirfd, const char *path, int flags, unsigned int mask, void *buffer);
 """
 
 

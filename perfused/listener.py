@@ -7,17 +7,18 @@ perfusectl asks (`answers`).
 import contextlib
 import errno
 import os
-import select
+import secrets
 import socket
 import stat
 import struct
 from collections.abc import Callable
 from typing import NamedTuple
 
-from perfused import channel, kernel
+from perfused import channel, kernel, log, namespaces
 from perfused.config import Config
 from perfused.kernel import MountError
 from perfused.log import LOGGER
+from perfused.namespaces import Namespace
 from perfused.policy import Client
 from wire import control
 from wire.control import Endpoint, Hello, Mount, Request
@@ -27,7 +28,10 @@ from wire.errors import WireError
 FAULTS = 16
 _UCRED = struct.Struct("3i")
 SO_SNDBUFFORCE = 32
-SO_PEERPIDFD = 77
+SO_PASSRIGHTS = 83
+BACKLOG = 1024
+#: log lines a second about one user's bad frames
+FAULT_LINES = 10
 
 
 class Opened(NamedTuple):
@@ -41,11 +45,16 @@ class Opened(NamedTuple):
 class Peer:
     """One connection, and after HELLO one device, with the credentials of connect(2)."""
 
-    def __init__(self, sock: socket.socket, namespace: int, client: Client, private: bool = False) -> None:
+    def __init__(self, sock: socket.socket, namespace: Namespace, client: Client, private: bool = False) -> None:
         self.sock = sock
         self.client = client
         #: the client's mount namespace where it is another than ours; -1 otherwise. Owned
-        self.namespace = namespace
+        self.namespace = namespace.fd
+        self.namespace_number = namespace.number
+        #: why this client may not mount in its namespace; "" where it may
+        self.barred = namespace.barred
+        #: whether the kernel may let descriptors through to `sock`, so that its last close may wait for them
+        self.carries = True
         self.endpoint = Endpoint.ANY
         self.direct_device = -1
         self.name = ""
@@ -63,10 +72,6 @@ class Peer:
                     os.close(fd)
         self.namespace = self.direct_device = -1
 
-    def forget_connection(self) -> None:
-        """Close the socket alone."""
-        self.sock.close()
-
     def say(self, frame: bytes, fds: tuple[int, ...] = ()) -> bool:
         """Send a control frame without ever waiting; False where the client does not take it."""
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack(f"{len(fds)}i", *fds))] if fds else []
@@ -83,30 +88,13 @@ def credentials(sock: socket.socket) -> Client:
     return Client(uid, gid, pid)
 
 
-def mount_namespace(sock: socket.socket, pid: int) -> int:
-    """A descriptor of a peer's mount namespace where it is another than ours; -1 where it is ours or not to be had."""
+def bar_rights(sock: socket.socket, barred: bool = True) -> bool:
+    """Have the kernel refuse descriptors sent to a socket (SO_PASSRIGHTS, Linux 6.16); False where it cannot."""
     try:
-        fd = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+        sock.setsockopt(socket.SOL_SOCKET, SO_PASSRIGHTS, 0 if barred else 1)
     except OSError:
-        return -1
-    if os.stat("/proc/self/ns/mnt").st_ino == os.fstat(fd).st_ino or not _still_there(sock):
-        os.close(fd)
-        return -1
-    return fd
-
-
-def _still_there(sock: socket.socket) -> bool:
-    """Whether the process that connected lives, so that its pid is no other's by now (SO_PEERPIDFD, Linux 6.5)."""
-    try:
-        pidfd = sock.getsockopt(socket.SOL_SOCKET, SO_PEERPIDFD)
-    except OSError as bad:
-        return bad.errno != errno.ESRCH
-    try:
-        poll = select.poll()
-        poll.register(pidfd, select.POLLIN)
-        return not poll.poll(0)
-    finally:
-        os.close(pidfd)
+        return False
+    return True
 
 
 def enlarge(sock: socket.socket, size: int) -> int:
@@ -120,23 +108,20 @@ def enlarge(sock: socket.socket, size: int) -> int:
     return sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
 
 
-_serial = 0
-
-
 def device_pair(size: int) -> tuple[socket.socket, socket.socket]:
-    """The daemon's and the client's end of a device; the daemon's is named, so that the client knows it for ours."""
-    global _serial
+    """The daemon's and the client's end of a device; the daemon's is named, so that the client knows it for ours.
+
+    The name cannot be guessed, and so not be taken before.
+    """
     mine, theirs = channel.pair()
-    for _ in range(1024):
-        _serial += 1
-        try:
-            mine.bind(control.DEVICE_NAME_PREFIX + b"%d/%d" % (os.getpid(), _serial))
-            break
-        except OSError as bad:
-            if bad.errno != errno.EADDRINUSE:
-                raise
-    enlarge(mine, 2 * size)
-    enlarge(theirs, 2 * size)
+    try:
+        mine.bind(control.DEVICE_NAME_PREFIX + b"%d/%s" % (os.getpid(), secrets.token_hex(12).encode()))
+        enlarge(mine, 2 * size)
+        enlarge(theirs, 2 * size)
+    except BaseException:
+        mine.close()
+        theirs.close()
+        raise
     return mine, theirs
 
 
@@ -169,7 +154,8 @@ def bind(path: str, mode: int) -> socket.socket:
         finally:
             os.umask(before)
         os.chmod(path, mode)
-        sock.listen(128)
+        bar_rights(sock)
+        sock.listen(BACKLOG)
         sock.setblocking(False)
     except MountError:
         sock.close()
@@ -187,13 +173,14 @@ class Listener:
         self,
         config: Callable[[], Config],
         count_opens: Callable[[int], int],
-        mount: Callable[[Peer, Mount, int | None], None],
+        mount: Callable[[Peer, Mount, bool], None],
         ask: Callable[[Peer, Request], None],
     ) -> None:
         self._config = config
         self._count_opens = count_opens
         self._mount = mount
         self._ask = ask
+        self._fault_lines = log.Limiter(FAULT_LINES)
 
     def accept(self, sock: socket.socket) -> Peer | None:
         """The next connection, or None. Raises OSError EMFILE, ENFILE, ENOBUFS or ENOMEM where there is no room."""
@@ -204,45 +191,64 @@ class Listener:
                 raise
             return None
         client = credentials(connection)
-        return Peer(connection, mount_namespace(connection, client.pid), client)
+        peer = Peer(connection, namespaces.of_peer(connection, client), client)
+        peer.carries = not bar_rights(connection)
+        return peer
 
     def readable(self, peer: Peer) -> Peer | None:
-        """Take one packet of a peer: the peer to watch from now on (HELLO gives a new one), or None: it is done."""
+        """Take one packet of a peer: the peer to watch from now on (HELLO gives a new one), or None: it is done.
+
+        No descriptor of a client's ever comes into this process: a MOUNT with its target stays where it is, for the
+        worker to take.
+        """
         try:
-            packet, fds = channel.receive_packet(peer.sock, socket.MSG_DONTWAIT)
+            packet, rights = channel.peek(peer.sock)
         except BlockingIOError:
             return peer
-        if not packet:
-            _close(fds)  # an empty packet can carry descriptors too
-            return None
         try:
-            message = control.parse(packet)
+            message = control.parse(packet) if packet else None
         except WireError as bad:
-            _close(fds)
-            return self._fault(peer, str(bad))
+            return None if rights else self._take_fault(peer, str(bad))
+        if rights:
+            if isinstance(message, Mount) and not message.original and peer.device:
+                self._mount(peer, message, True)
+                return peer
+            LOGGER.warning("uid %d, pid %d: descriptors where none are due", peer.client.uid, peer.client.pid)
+            return None
+        if message is None:
+            return None
         if isinstance(message, Mount):
-            target = fds.pop(0) if fds else None
-            _close(fds)
-            if not message.original and target is None:
-                return self._fault(peer, "MOUNT came without a descriptor of the target")
             if not message.original and not peer.device:
-                _close([target] if target is not None else [])
-                return self._fault(peer, "MOUNT before HELLO: there is no device to mount")
+                return self._take_fault(peer, "MOUNT before HELLO: there is no device to mount")
+            if not message.original:
+                return self._take_fault(peer, "MOUNT came without a descriptor of the target")
+            self._take(peer)
             if not peer.device:
                 peer.endpoint, peer.device = Endpoint.SOCKET, True
                 enlarge(peer.sock, 2 * self._frame_size())
-            self._mount(peer, message, target)
+            self._mount(peer, message, False)
             return peer
-        _close(fds)
         if isinstance(message, Hello) and not peer.device:
+            self._take(peer)
             return self._hello(peer, message)
         if isinstance(message, Request) and not peer.device:
+            self._take(peer)
             self._ask(peer, message)
             return peer
-        return self._fault(peer, f"{type(message).__name__.upper()} is not expected here")
+        return self._take_fault(peer, f"{type(message).__name__.upper()} is not expected here")
+
+    @staticmethod
+    def _take(peer: Peer) -> None:
+        """Take the packet that was peeked at, which carries no descriptor."""
+        peer.sock.recv(channel.PACKET + 1, socket.MSG_DONTWAIT)
+
+    def _take_fault(self, peer: Peer, sentence: str) -> Peer | None:
+        self._take(peer)
+        return self._fault(peer, sentence)
 
     def _fault(self, peer: Peer, sentence: str) -> Peer | None:
-        LOGGER.warning("uid %d, pid %d: bad control frame: %s", peer.client.uid, peer.client.pid, sentence)
+        if self._fault_lines.allows(f"uid {peer.client.uid}"):
+            LOGGER.warning("uid %d, pid %d: bad control frame: %s", peer.client.uid, peer.client.pid, sentence)
         peer.faults += 1
         peer.say(control.build_verdict(-control.MALFORMED, 0, sentence))
         return peer if peer.faults < FAULTS else None
@@ -268,11 +274,13 @@ class Listener:
         told = peer.say(control.build_welcome(0, endpoint, size), (given,))
         os.close(given)
         if opened.sock is not peer.sock:
-            namespace, peer.namespace = peer.namespace, -1
+            namespace = Namespace(peer.namespace, peer.namespace_number, peer.barred)
+            peer.namespace = -1
             device = Peer(opened.sock, namespace, client, peer.private)
-            peer.close()
         else:
             device = peer
+            bar_rights(peer.sock, False)  # the MOUNT that comes on it has the target with it
+            device.carries = True
         device.endpoint, device.direct_device = opened.endpoint, opened.direct_device
         device.name, device.device = name, True
         if not told:
@@ -284,13 +292,12 @@ class Listener:
         """Make a device: what the daemon keeps, and the descriptor that the client gets."""
         if endpoint is Endpoint.DIRECT:
             mine = kernel.open_device()
-            return Opened(peer.sock, mine, endpoint), os.dup(mine)
+            try:
+                return Opened(peer.sock, mine, endpoint), os.dup(mine)
+            except OSError:
+                os.close(mine)
+                raise
         if endpoint is Endpoint.DEVICE:
             raise MountError(errno.EOPNOTSUPP, "endpoint device is not offered by this daemon: socket and direct are")
         ours, theirs = device_pair(self._frame_size())
         return Opened(ours, -1, endpoint), theirs.detach()
-
-
-def _close(fds: list[int]) -> None:
-    for fd in fds:
-        os.close(fd)

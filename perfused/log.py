@@ -7,6 +7,7 @@ import logging
 import logging.handlers
 import os
 import sys
+import time
 
 LOGGER = logging.getLogger("perfused")
 
@@ -25,6 +26,38 @@ CLASSES = {
     "resize": "SETATTR, FALLOCATE, WRITE, COPY_FILE_RANGE",
 }
 SPELLINGS = {"reize": "resize"}
+
+
+class Plain(logging.Formatter):
+    """Lines that stay lines: what a client may have put into a name acts on no terminal and forges no second line."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        """The line, with what is not printable escaped; a traceback of ours follows it as it is."""
+        text = record.message
+        if not text.isprintable():
+            record.message = "".join(
+                each if each.isprintable() else each.encode("unicode_escape", "surrogatepass").decode() for each in text
+            )
+        return super().formatMessage(record)
+
+
+class Limiter:
+    """Lets so many lines a second through for each key, and says once when it holds more back."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self._second = 0
+        self._counts: dict[object, int] = {}
+
+    def allows(self, key: object) -> bool:
+        """Whether a line about `key` may be written now."""
+        second = int(time.monotonic())
+        if second != self._second:
+            self._second, self._counts = second, {}
+        count = self._counts[key] = self._counts.get(key, 0) + 1
+        if count == self.most + 1:
+            LOGGER.warning("more of this in this second is not logged (%s)", key)
+        return count <= self.most
 
 
 class UnknownClass(ValueError):
@@ -55,7 +88,7 @@ def set_up(foreground: bool, debug: bool, file: str = "") -> None:
     LOGGER.setLevel(logging.DEBUG if debug else logging.INFO)
     if file:
         kept = logging.FileHandler(file, encoding="utf-8", errors="backslashreplace")
-        kept.setFormatter(logging.Formatter("%(asctime)s perfused[%(process)d]: %(levelname)s: %(message)s"))
+        kept.setFormatter(Plain("%(asctime)s perfused[%(process)d]: %(levelname)s: %(message)s"))
         LOGGER.addHandler(kept)
         return
     if not foreground and os.path.exists("/dev/log"):
@@ -64,11 +97,11 @@ def set_up(foreground: bool, debug: bool, file: str = "") -> None:
         except OSError:
             pass
         else:
-            syslog.setFormatter(logging.Formatter("perfused[%(process)d]: %(message)s"))
+            syslog.setFormatter(Plain("perfused[%(process)d]: %(message)s"))
             LOGGER.addHandler(syslog)
             return
     plain = logging.StreamHandler(sys.stderr)
-    plain.setFormatter(logging.Formatter("perfused[%(process)d]: %(levelname)s: %(message)s"))
+    plain.setFormatter(Plain("perfused[%(process)d]: %(levelname)s: %(message)s"))
     LOGGER.addHandler(plain)
 
 

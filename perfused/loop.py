@@ -22,7 +22,7 @@ class Loop:
 
     def __init__(self) -> None:
         self._selector = selectors.DefaultSelector()
-        self._timers: list[tuple[float, int, Callable[[], object]]] = []
+        self._timers: list[tuple[float, int, list[Callable[[], object]]]] = []
         self._order = count()
         self._children: dict[int, tuple[int, Callable[[int], None]]] = {}
 
@@ -44,9 +44,11 @@ class Loop:
         except ValueError:
             return False
 
-    def later(self, seconds: float, call: Callable[[], object]) -> None:
-        """Call once, after `seconds`."""
-        heapq.heappush(self._timers, (time.monotonic() + seconds, next(self._order), call))
+    def later(self, seconds: float, call: Callable[[], object]) -> list[Callable[[], object]]:
+        """Call once, after `seconds`; emptying the list that is returned forgets it."""
+        calls = [call]
+        heapq.heappush(self._timers, (time.monotonic() + seconds, next(self._order), calls))
+        return calls
 
     def watch_child(self, pid: int, ended: Callable[[int], None]) -> None:
         """Call with the wait(2) status of a child when it has ended."""
@@ -93,7 +95,8 @@ class Loop:
                     self._guarded(key.data, key.fileobj)
             now = time.monotonic()
             while self._timers and self._timers[0][0] <= now:
-                self._guarded(heapq.heappop(self._timers)[2], None)
+                for call in heapq.heappop(self._timers)[2]:
+                    self._guarded(call, None)
 
     def _guarded(self, call: Callable[[], object], what: Any) -> None:
         """A fault in a call is a bug here; it costs what it was about, not everybody's mounts."""

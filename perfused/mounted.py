@@ -14,26 +14,36 @@ from wire.control import Endpoint, Mount
 class Mounted:
     """One mount, from the moment its worker is forked."""
 
-    number: int
     client: Client
     program: str
     endpoint: Endpoint
     request: Mount
+    #: a descriptor of its mount namespace, -1 where that is ours
     namespace: int
-    pid: int
-    channel: socket.socket
+    #: the client's device, until the worker has it
     peer: Peer | None
+    #: the number of its mount namespace, 0 for ours
+    namespace_number: int
+    #: set once the worker is there
+    number: int = 0
+    pid: int = 0
+    channel: socket.socket = field(init=False)
     target: str = ""
+    mount_id: int = 0
     minor: int = 0
     fstype: str = ""
     source: str = ""
     since: float = field(default_factory=time.time)
     reason: str = ""
+    #: times it could not be unmounted
+    failures: int = 0
+    #: unmounts under way
+    unmounting: int = 0
 
     @property
     def place(self) -> Place:
         """Where it stands."""
-        return Place(self.target, self.minor, self.namespace)
+        return Place(self.target, self.mount_id, self.minor, self.namespace)
 
     @property
     def up(self) -> bool:

@@ -140,7 +140,7 @@ def settle(frame: bytes | memoryview, offered: Offer, max_frame: int) -> tuple[b
         min(init.minor, offered.minor),
         flags,
         max(max_write, PAGE),
-        max_pages if flags & InitFlag.MAX_PAGES else DEFAULT_MAX_PAGES,
+        max(max_pages, 1) if flags & InitFlag.MAX_PAGES else DEFAULT_MAX_PAGES,
         init.max_background,
         init.congestion_threshold,
         init.time_gran or 1,

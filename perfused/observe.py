@@ -17,7 +17,7 @@ from wire.opcodes import BY_NUMBER, Opcode, ReplyRule, name_of
 
 RING = 4096
 #: frames a slow reader of a live trace may fall behind before the oldest are dropped
-STREAM_KEPT = 16_384
+STREAM_KEPT = 4096
 #: where file data begins in WRITE and NOTIFY_REPLY (in_header 40, write_in or notify_retrieve_in 40)
 DATA_AT = 80
 

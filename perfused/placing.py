@@ -4,12 +4,13 @@ Everything here runs with the daemon's rights, in the worker's process. Never he
 """
 
 import errno
+import fcntl
 import os
 import pwd
 import socket
 from typing import NamedTuple
 
-from perfused import kernel, libc, policy
+from perfused import channel, kernel, libc, policy
 from perfused.config import Config
 from perfused.kernel import MountError, MountInfo
 from perfused.log import LOGGER
@@ -24,7 +25,8 @@ class Job(NamedTuple):
     client: Client
     mine: int
     request: Mount
-    target: int | None
+    #: whether a packet with the target's descriptor waits on `device_socket`; else the target is a path
+    pinned: bool
     endpoint: Endpoint
     #: the daemon's end of the socket endpoint, or the connection of a direct one
     device_socket: socket.socket
@@ -40,18 +42,19 @@ class Job(NamedTuple):
 def perform(job: Job) -> tuple[int, MountInfo]:
     """Decide and mount: (the kernel's descriptor, what stands in mountinfo). Raises MountError."""
     request, client = job.request, job.client
+    # First of all, so that the packet does not stay on a device that is given back.
+    target = _take_target(job.device_socket) if job.pinned else -1
     wanted = policy.read_options(request.fstype, request.data, request.flags)
     device = job.direct_device if job.direct_device >= 0 else kernel.open_device()
     proc = os.open("/proc", os.O_PATH | os.O_CLOEXEC)
-    target = job.target
-    if target is None:
+    if not job.pinned:
         if job.namespace >= 0:
             libc.setns(job.namespace, libc.CLONE_NEWNS)
         target = _open_target(request.target, client)
     policy.allow(job.config.policy, client, wanted, target, request.flags, job.mine)
     options = policy.settle_options(client, wanted, target, request.source, request.flags)
     context, mounted = kernel.mount(device, options)
-    if job.namespace >= 0 and job.target is not None:
+    if job.namespace >= 0 and job.pinned:
         try:
             libc.setns(job.namespace, libc.CLONE_NEWNS)
         except OSError as bad:
@@ -60,6 +63,19 @@ def perform(job: Job) -> tuple[int, MountInfo]:
     os.close(target)
     os.close(proc)
     return device, where
+
+
+def _take_target(sock: socket.socket) -> int:
+    """The descriptor beside the MOUNT frame that the daemon has only looked at.
+
+    Taken here, because letting go of a client's descriptor may wait for whatever it is of.
+    """
+    _, fds = channel.receive_packet(sock, socket.MSG_DONTWAIT)
+    if not fds:
+        raise MountError(errno.EBADMSG, "MOUNT came without a descriptor of the target")
+    if not fcntl.fcntl(fds[0], fcntl.F_GETFL) & os.O_PATH:
+        raise MountError(errno.EBADMSG, "the descriptor of the target must be opened with O_PATH")
+    return fds[0]
 
 
 def _open_target(path: bytes, client: Client) -> int:

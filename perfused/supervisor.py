@@ -16,21 +16,21 @@ from functools import partial
 from typing import Any
 
 from perfused import answers, channel, keeper, libc, log, notify_systemd, unmounting, worker
+from perfused.clients import Clients
 from perfused.config import Config, ConfigError
 from perfused.devices import BdiWatch
-from perfused.kernel import mounts
+from perfused.kernel import find_mount, mounts
 from perfused.listener import Listener, Peer, credentials
 from perfused.log import LOGGER
 from perfused.loop import Loop
 from perfused.mounted import Mounted
+from perfused.namespaces import OURS
 from perfused.placing import Job
 from wire import control
-from wire.control import Endpoint, Mount
+from wire.control import Endpoint, Mount, Request
 
-#: connections at once that have said nothing yet, per user other than root
-SILENT_PER_USER = 64
-#: seconds a connection may stay silent before its first frame
-SILENCE = 30.0
+#: log lines a second about what one user is refused
+REFUSAL_LINES = 10
 
 
 class Supervisor:
@@ -51,18 +51,24 @@ class Supervisor:
         self.muted = muted
         self.tracing = tracing
         self.mounted: dict[int, Mounted] = {}
-        self.peers: dict[int, Peer] = {}
         self._listening = listening
         self._reload = reload
         self._private = private
         self._numbers = 0
+        self._lines = log.Limiter(REFUSAL_LINES)
         self._stopping = False
         self.loop = Loop()
-        self._listener = Listener(
-            lambda: self.config, self.opens, self.mount, lambda peer, ask: answers.answer(self, peer, ask)
-        )
+        self.clients = Clients(self.loop, self.fork, lambda: len(self.mounted))
+        self.clients.listener = Listener(lambda: self.config, self.clients.opens, self.mount, self._asked)
         self._keeper_pid, self._keeper = keeper.start()
         self._bdi: BdiWatch | None = None
+
+    def _asked(self, peer: Peer, request: Request) -> None:
+        answers.answer(self, peer, request)
+
+    def dismiss(self, peer: Peer) -> None:
+        """Let go of a client."""
+        self.clients.dismiss(peer)
 
     # -- the loop --------------------------------------------------------------------------------------------------
 
@@ -72,119 +78,73 @@ class Supervisor:
         self.loop.watch_signals(numbers, self._signal)
         self.loop.watch_child(self._keeper_pid, self._keeper_died)
         for sock in self._listening:
-            self._listen(sock)
+            self.clients.listen(sock)
         if self._private is not None:
-            self._adopt(Peer(self._private, -1, credentials(self._private), private=True))
+            self.clients.adopt(Peer(self._private, OURS, credentials(self._private), private=True))
         gc.collect()
         gc.freeze()
         notify_systemd.notify("READY=1\nSTATUS=0 mounts")
         LOGGER.info("ready%s", "" if self._private else f", {len(self._listening)} control socket(s)")
         self.loop.later(0, self._watch_devices)
         self.loop.run(self._done)
+        for pid in self.clients.closers:
+            os.kill(pid, signal.SIGKILL)
         self._keeper.close()
         LOGGER.info("stopped")
         return 0
 
     def _done(self) -> bool:
-        if self.mounted or self.loop.children() - {self._keeper_pid}:
+        if self.mounted or self.loop.children() - {self._keeper_pid} - self.clients.closers.keys():
             return False
-        return self._stopping or (self._private is not None and not self.peers)
-
-    # -- clients ---------------------------------------------------------------------------------------------------
-
-    def _listen(self, sock: socket.socket) -> None:
-        if not self._stopping:
-            self.loop.watch(sock, partial(self._accept, sock))
-
-    def _accept(self, sock: socket.socket) -> None:
-        try:
-            peer = self._listener.accept(sock)
-        except OSError as bad:
-            LOGGER.error("no descriptors left for another connection: %s", bad.strerror)
-            self.loop.unwatch(sock)
-            self.loop.later(1.0, partial(self._listen, sock))
-            return
-        if peer is None:
-            return
-        silent = sum(1 for each in self.peers.values() if not each.device and each.client.uid == peer.client.uid)
-        if peer.client.uid and silent >= SILENT_PER_USER:
-            LOGGER.warning("uid %d has %d connections that say nothing; another is refused", peer.client.uid, silent)
-            peer.close()
-        else:
-            self._adopt(peer)
-
-    def _adopt(self, peer: Peer) -> None:
-        self.peers[peer.sock.fileno()] = peer
-        if not peer.device and not peer.private:
-            self.loop.later(SILENCE, partial(self._silent, peer))
-        self.loop.watch(peer.sock, lambda: self._readable(peer))
-
-    def _silent(self, peer: Peer) -> None:
-        """Send away who connected and said nothing."""
-        if not peer.device and self.peers.get(peer.sock.fileno()) is peer:
-            self.dismiss(peer)
-
-    def _readable(self, peer: Peer) -> None:
-        fd = peer.sock.fileno()
-        follow = self._listener.readable(peer)
-        if follow is peer:
-            return
-        entry = self.peers.pop(fd, None)
-        if entry is None:
-            return
-        self.loop.unwatch(fd)
-        peer.close()
-        if follow is not None:
-            self._adopt(follow)
-
-    def release(self, peer: Peer) -> None:
-        """Stop watching a peer without closing it."""
-        if self.peers.pop(peer.sock.fileno(), None) is not None:
-            self.loop.unwatch(peer.sock)
-
-    def dismiss(self, peer: Peer) -> None:
-        """Stop watching a peer and close it."""
-        self.release(peer)
-        peer.close()
-
-    def opens(self, uid: int) -> int:
-        """Devices that a user holds and has not mounted."""
-        return sum(1 for peer in self.peers.values() if peer.device and peer.client.uid == uid)
+        return self._stopping or (self._private is not None and not self.clients.peers)
 
     # -- mounting --------------------------------------------------------------------------------------------------
 
-    def mount(self, peer: Peer, request: Mount, target: int | None) -> None:
-        """Fork a worker that decides and mounts; its answer comes over its channel."""
+    def mount(self, peer: Peer, request: Mount, pinned: bool) -> None:
+        """Fork a worker that decides and mounts; its answer comes over its channel.
+
+        `pinned`: a packet with the target's descriptor is left on the peer's socket for the worker.
+        """
         if "puffs" in self.debug:
             LOGGER.debug("uid %d, pid %d (%s) asks for %s", peer.client.uid, peer.client.pid, peer.name, request)
+        made = Mounted(peer.client, peer.name, peer.endpoint, request, peer.namespace, peer, peer.namespace_number)
+        self.clients.release(peer)
+        mine = sum(1 for each in self.mounted.values() if each.client.uid == peer.client.uid)
+        most = self.config.policy.mounts_per_user
         if self._stopping:
-            peer.say(control.build_verdict(-errno.ESHUTDOWN, 0, "perfused is stopping"))
-            return
-        self.release(peer)
-        mine, theirs = channel.pair()
-        count = sum(1 for each in self.mounted.values() if each.client.uid == peer.client.uid)
+            self._refused(made, errno.ESHUTDOWN, "perfused is stopping", pinned)
+        elif peer.barred:
+            self._refused(made, errno.EPERM, peer.barred, pinned)
+        elif peer.client.uid and mine >= most:
+            sentence = f"uid {peer.client.uid} has {mine} mounts: policy.mounts_per_user is {most}"
+            self._refused(made, errno.EMFILE, sentence, pinned)
+        else:
+            try:
+                self._start_worker(made, peer, pinned, mine)
+            except OSError as bad:
+                self._refused(made, bad.errno or errno.EIO, f"no worker can be started: {bad.strerror}", pinned)
+
+    def _start_worker(self, made: Mounted, peer: Peer, pinned: bool, mine: int) -> None:
+        ours, theirs = channel.pair()
         job = Job(
-            self.config, peer.client, count, request, target, peer.endpoint, peer.sock, peer.direct_device,
+            self.config, peer.client, mine, made.request, pinned, peer.endpoint, peer.sock, peer.direct_device,
             peer.namespace, theirs, self.debug, self.tracing,
         )  # fmt: skip
-        keep = {
-            theirs.fileno(),
-            peer.sock.fileno(),
-            peer.direct_device,
-            peer.namespace,
-            target if target is not None else -1,
-        }
-        pid = self.fork(keep, lambda: worker.run(job))
-        theirs.close()
-        if target is not None:
-            os.close(target)
+        try:
+            with theirs:
+                keep = {theirs.fileno(), peer.sock.fileno(), peer.direct_device, peer.namespace}
+                made.pid = self.fork(keep, lambda: worker.run(job))
+            self.loop.watch_child(made.pid, lambda status: self._worker_ended(made, status))
+        except OSError:
+            ours.close()
+            if made.pid:
+                os.kill(made.pid, signal.SIGKILL)
+                os.waitpid(made.pid, 0)
+            raise
         self._numbers += 1
-        made = Mounted(
-            self._numbers, peer.client, peer.name, peer.endpoint, request, peer.namespace, pid, mine, peer
-        )  # fmt: skip
+        made.number, made.channel = self._numbers, ours
         self.mounted[made.number] = made
-        self.loop.watch(mine, lambda: self._worker_says(made))
-        self.loop.watch_child(pid, lambda status: self._worker_ended(made, status))
+        self.loop.watch(ours, lambda: self._worker_says(made))
 
     def fork(self, keep: set[int], child: Callable[[], object]) -> int:
         """Fork; the child closes every descriptor but `keep` and the log's, and runs `child`, which must not return."""
@@ -215,7 +175,7 @@ class Supervisor:
 
     def _mounted(self, made: Mounted, where: dict[str, Any]) -> None:
         """Enter it into the books, tell the keeper, then the client, then let the worker go: in this order."""
-        made.target, made.minor = where["target"], where["minor"]
+        made.target, made.minor, made.mount_id = where["target"], where["minor"], where["mount_id"]
         made.fstype, made.source = where["fstype"], where["source"]
         keeper.add(self._keeper, made.number, made.place)
         peer = made.peer
@@ -228,18 +188,21 @@ class Supervisor:
         channel.send(made.channel, {"op": "go" if told else "stop"})
         self._status()
 
-    def _refused(self, made: Mounted, code: int, sentence: str) -> None:
-        """Tell the client why, and give it back its device to try again; an original one is closed."""
+    def _refused(self, made: Mounted, code: int, sentence: str, unread: bool = False) -> None:
+        """Tell the client why, and give it back its device to try again; an original one is closed, and so is one whose
+        MOUNT nobody has taken (`unread`), since a descriptor is queued on it."""
         peer, made.peer = made.peer, None
         assert peer is not None
         target = made.request.target.decode(errors="replace")
         name = errno.errorcode.get(code, str(code))
-        LOGGER.warning("%s: not mounted for uid %d: %s (%s)", target, made.client.uid, sentence, name)
-        if made.request.original:
-            peer.close()
-            return
-        peer.say(control.build_verdict(-code, 0, sentence))
-        self._adopt(peer)
+        if self._lines.allows(f"refusals for uid {made.client.uid}"):
+            LOGGER.warning("%s: not mounted for uid %d: %s (%s)", target, made.client.uid, sentence, name)
+        if not made.request.original:
+            peer.say(control.build_verdict(-code, 0, sentence))
+        if made.request.original or unread:
+            self.clients.drop(peer)
+        else:
+            self.clients.adopt(peer)
 
     # -- ends ------------------------------------------------------------------------------------------------------
 
@@ -264,12 +227,12 @@ class Supervisor:
         made.channel.close()
         code = os.waitstatus_to_exitcode(status)
         if made.peer is not None:
-            self._refused(made, errno.EIO, f"the worker ended before it had mounted ({_exit_text(code)})")
+            self._refused(made, errno.EIO, f"the worker ended before it had mounted ({_exit_text(code)})", True)
         if not made.up:
             self._remove(made)
             return
         reason = made.reason or f"the worker {_exit_text(code)}"
-        gone = made.namespace < 0 and not any(line.major == 0 and line.minor == made.minor for line in mounts())
+        gone = made.namespace < 0 and find_mount(made.mount_id, made.minor) is None
         if reason == "unmounted" and made.namespace < 0 and not gone:
             # The kernel says ENODEV of an aborted connection too, unless ABORT_ERROR was negotiated.
             reason = "connection aborted"
@@ -277,14 +240,25 @@ class Supervisor:
         if gone:
             self._remove(made)
             return
-        self.unmount(made, libc.MNT_DETACH, lambda failure: self._cleared(made, failure))
+        self._clear(made)
 
     def _cleared(self, made: Mounted, failure: int) -> None:
-        if failure:
-            LOGGER.error("%s: could not be unmounted: %s", made.target, os.strerror(failure))
-        else:
+        """What could not be unmounted stays in the books, and is tried again: it counts as its user's all the while."""
+        if not failure:
             LOGGER.info("%s: unmounted", made.target)
-        self._remove(made)
+            self._remove(made)
+        elif self._stopping:
+            LOGGER.error("%s: could not be unmounted: %s", made.target, os.strerror(failure))
+            self._remove(made)
+        else:
+            made.failures += 1
+            wait = min(2.0**made.failures, 60.0)
+            LOGGER.error("%s: could not be unmounted: %s; again in %g s", made.target, os.strerror(failure), wait)
+            self.loop.later(wait, partial(self._clear, made))
+
+    def _clear(self, made: Mounted) -> None:
+        if made.number in self.mounted:
+            self.unmount(made, libc.MNT_DETACH, partial(self._cleared, made))
 
     def _remove(self, made: Mounted) -> None:
         self.mounted.pop(made.number, None)
@@ -297,7 +271,20 @@ class Supervisor:
     def unmount(self, made: Mounted, flags: int, then: Callable[[int], None]) -> None:
         """Unmount in a process of its own; `then(errno)`, 0 for success, when it has ended."""
         pid = unmounting.start(made.place, flags)
-        self.loop.watch_child(pid, lambda status: then(unmounting.result(status)))
+        made.unmounting += 1
+        self.loop.watch_child(pid, partial(self._unmounted, made, then))
+
+    @staticmethod
+    def _unmounted(made: Mounted, then: Callable[[int], None], status: int) -> None:
+        made.unmounting -= 1
+        then(unmounting.result(status))
+
+    def refresh(self) -> None:
+        """Bring the paths of mounts up to date: a directory on the way may have been renamed."""
+        standing = {line.mount_id: line.target for line in mounts() if line.major == 0}
+        for made in self.mounted.values():
+            if made.up and made.namespace < 0:
+                made.target = standing.get(made.mount_id, made.target)
 
     def _keeper_died(self, status: int) -> None:
         if self._stopping:
@@ -320,7 +307,12 @@ class Supervisor:
             self.loop.watch(self._bdi.fileno(), self._bdi_events)
 
     def _bdi_events(self) -> None:
-        for event in self._bdi.read() if self._bdi else ():
+        events = self._bdi.read() if self._bdi else []
+        # A minor number is used anew at once: an event may be an older superblock's.
+        standing = {line.minor for line in mounts() if line.major == 0} if events else set()
+        for event in events:
+            if event.minor in standing:
+                continue
             for made in self.mounted.values():
                 if made.up and made.minor == event.minor and event.action == "remove":
                     LOGGER.debug("%s: its superblock is gone (bdi 0:%d)", made.target, event.minor)
@@ -370,8 +362,7 @@ class Supervisor:
         for each in self._listening:
             self.loop.unwatch(each)
             each.close()
-        for peer in list(self.peers.values()):
-            self.dismiss(peer)
+        self.clients.end()
         for made in list(self.mounted.values()):
             if made.up:
                 self.unmount(made, 0, partial(self._stop_one, made))
@@ -387,9 +378,12 @@ class Supervisor:
             channel.send(made.channel, {"op": "stop"}, flags=socket.MSG_DONTWAIT)
 
     def _kill_rest(self) -> None:
-        for made in self.mounted.values():
-            LOGGER.warning("%s: worker %d does not end; killed", made.target or "a mount", made.pid)
-            os.kill(made.pid, signal.SIGKILL)
+        for made in list(self.mounted.values()):
+            if made.pid in self.loop.children():
+                LOGGER.warning("%s: worker %d does not end; killed", made.target or "a mount", made.pid)
+                os.kill(made.pid, signal.SIGKILL)
+            elif not made.unmounting:
+                self._clear(made)
         if self.mounted:
             self.loop.later(1.0, self._kill_rest)
 

@@ -15,9 +15,13 @@ UNKNOWN = 255
 
 
 class Place(NamedTuple):
-    """Where a mount stands: path, minor device number of its superblock, mount namespace (-1: ours)."""
+    """One mount: its id in mountinfo, the minor device number of its superblock, its mount namespace (-1: ours).
+
+    `target` is where it stood when it was made, for people.
+    """
 
     target: str
+    mount_id: int
     minor: int
     namespace: int
 
@@ -52,7 +56,7 @@ def _unmount(place: Place, flags: int) -> int:
         proc = os.open("/proc", os.O_PATH | os.O_CLOEXEC)
         if place.namespace >= 0:
             libc.setns(place.namespace, libc.CLONE_NEWNS)
-        kernel.unmount(place.target, place.minor, flags, proc)
+        kernel.unmount(place.mount_id, place.minor, flags, proc)
     except OSError as bad:
         return bad.errno if bad.errno and bad.errno < UNKNOWN else UNKNOWN
     return 0

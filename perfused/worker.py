@@ -41,6 +41,8 @@ from wire.opcodes import name_of
 
 #: seconds between looks at unanswered requests where no deadline asks for more
 IDLE_TICK = 2.0
+#: live traces of one mount at a time
+STREAMS = 4
 #: seconds between packets of a live trace
 TRACE_TICK = 0.05
 #: seconds a frame may still be on its way to the filesystem after the kernel's side has ended
@@ -79,8 +81,7 @@ def _mount_and_serve(job: Job) -> int:
         return 0
     worker = Worker(job, device, where)
     drop_privileges(job.config.daemon.worker_user)
-    mounted = {"target": where.target, "minor": where.minor, "fstype": where.fstype, "source": where.source}
-    channel.send(job.channel, {"mounted": mounted})
+    channel.send(job.channel, {"mounted": where._asdict()})
     message, _ = channel.receive(job.channel)
     if message is None or message.get("op") != "go":
         return 1
@@ -289,6 +290,11 @@ class Worker:
         if self.job.endpoint is Endpoint.DIRECT:
             refusal = {"message": f"{self.where.target} is on a direct endpoint: no frame of it passes the daemon"}
             client.send(control.build_answer(refusal, -errno.EOPNOTSUPP), socket.MSG_NOSIGNAL)
+            client.close()
+            return
+        if len(self.streams) >= STREAMS:
+            refusal = {"message": f"{self.where.target} has {STREAMS} live traces already"}
+            client.send(control.build_answer(refusal, -errno.EUSERS), socket.MSG_NOSIGNAL)
             client.close()
             return
         opcodes = request.get("opcodes")

@@ -61,6 +61,15 @@ def _mount_path(text: str) -> str:
     return os.path.join(os.path.realpath(parent), name) if name else whole
 
 
+#: what `mounts` shows of each
+COLUMNS = ("number", "target", "fstype", "source", "endpoint", "uid", "program", "worker")
+
+
+def _named(text: str) -> dict[str, object]:
+    """A mount as a request names it: by its number in `mounts`, or by its path."""
+    return {"number": int(text)} if text.isdigit() and not os.path.lexists(text) else {"target": _mount_path(text)}
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--socket", "path", default=None, metavar="PATH", help="The daemon's control socket (PERFUSED_SOCKET).")
 @click.version_option(__version__, prog_name="perfusectl")
@@ -83,12 +92,12 @@ def mounts(path: str | None, as_json: bool) -> None:
             print(json.dumps(rows, indent=1))
             return
         table = Table(box=None, pad_edge=False, header_style="bold")
-        for heading in ("MOUNT", "TYPE", "SOURCE", "ENDPOINT", "UID", "PROGRAM", "WORKER", "UP"):
+        for heading in ("NR", "MOUNT", "TYPE", "SOURCE", "ENDPOINT", "UID", "PROGRAM", "WORKER", "UP"):
             table.add_column(heading, overflow="fold")
         now = time.time()
         for row in rows:
             up = _duration(now - float(row["since"]))  # type: ignore[arg-type]
-            cells = [_text(row[key]) for key in ("target", "fstype", "source", "endpoint", "uid", "program", "worker")]
+            cells = [_text(row[key]) for key in COLUMNS]
             table.add_row(*cells, up)
         _console().print(table)
 
@@ -117,7 +126,7 @@ def stats(path: str | None, mount: str, as_json: bool, timing: str | None) -> No
     """Show what has gone through MOUNT, by opcode, and what is in flight."""
 
     def action() -> None:
-        request: dict[str, object] = {"op": "stats", "target": _mount_path(mount)}
+        request: dict[str, object] = {"op": "stats", **_named(mount)}
         if timing:
             request["timing"] = timing == "on"
         with connect(path) as connection:
@@ -184,7 +193,7 @@ def trace(
 
     def action() -> None:
         view = TraceView(pid=pid, under=under, as_json=as_json)
-        request: dict[str, object] = {"op": "trace", "target": _mount_path(mount)}
+        request: dict[str, object] = {"op": "trace", **_named(mount)}
         if numbers and under is None:
             request["opcodes"] = numbers
         view.opcodes = frozenset(numbers) if numbers else None
@@ -204,7 +213,7 @@ def umount(path: str | None, mount: str, lazy: bool, force: bool) -> None:
 
     def action() -> None:
         with connect(path) as connection:
-            ask(connection, {"op": "umount", "target": _mount_path(mount), "lazy": lazy, "force": force})
+            ask(connection, {"op": "umount", **_named(mount), "lazy": lazy, "force": force})
 
     _guarded(action)
 

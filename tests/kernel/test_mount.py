@@ -418,14 +418,28 @@ def test_a_frame_that_cannot_be_believed_gets_one_clear_error_and_harms_no_other
     rawfs.wait(timeout=10)
 
 
-def test_descriptors_sent_with_a_bad_frame_are_closed(daemon: Daemon) -> None:
+def test_descriptors_beside_anything_but_a_mount_frame_end_the_device_and_are_closed(daemon: Daemon) -> None:
     read, write = os.pipe()
-    with connected(daemon) as sock:
-        sock.sendmsg([b"nonsense"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [write]))])
-        sock.recv(65536)
+    with socket.socket(fileno=perfuse_open("/dev/fuse")) as device:
+        device.sendmsg([b"nonsense"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [write]))])
+        device.settimeout(10)
+        with pytest.raises(ConnectionResetError):
+            device.recv(65536)
         os.close(write)
         assert os.read(read, 1) == b""
     os.close(read)
+
+
+def test_a_target_that_is_no_o_path_descriptor_is_refused(daemon: Daemon, target: Path) -> None:
+    with socket.socket(fileno=perfuse_open("/dev/fuse")) as device:
+        opened = os.open(target, os.O_RDONLY)
+        frame = control.build_mount(b"x", os.fsencode(target), b"fuse", 0, b"fd=9")
+        device.sendmsg([frame], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [opened]))])
+        os.close(opened)
+        answer = control.parse(device.recv(65536))
+        assert isinstance(answer, Verdict)
+        assert answer.error == -errno.EBADMSG
+        assert "O_PATH" in answer.message
 
 
 def test_a_client_that_keeps_sending_nonsense_is_sent_away(daemon: Daemon) -> None:

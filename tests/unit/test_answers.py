@@ -11,6 +11,7 @@ import pytest
 
 from perfused import answers, channel
 from perfused.listener import Peer
+from perfused.namespaces import OURS
 from perfused.policy import Client
 from perfused.supervisor import Supervisor
 from wire import control
@@ -25,13 +26,17 @@ class Desk:
     def __init__(self) -> None:
         self.theirs, ours = channel.pair()
         self.worker, handed = channel.pair()
-        self.peer = Peer(ours, -1, Client(USER, USER, 1))
+        self.peer = Peer(ours, OURS, Client(USER, USER, 1))
         mount = SimpleNamespace(
             number=3, target="/mnt/x", source="src", fstype="fuse.x", minor=45, endpoint=Endpoint.SOCKET, up=True,
             client=Client(USER, USER, 1), program="x", pid=9, since=0.0, channel=handed,
+            namespace_number=0, unmounting=0,
         )  # fmt: skip
         self.daemon: Any = SimpleNamespace(
-            mounted={9: mount}, tracing=False, loop=SimpleNamespace(later=lambda seconds, call: None)
+            mounted={9: mount},
+            tracing=False,
+            loop=SimpleNamespace(later=lambda seconds, call: None),
+            refresh=lambda: None,
         )
 
     def ask(self, body: dict[str, Any], uid: int = USER) -> None:
@@ -126,11 +131,11 @@ def test_a_worker_that_does_not_read_is_answered_eagain(desk: Desk) -> None:
 @pytest.mark.parametrize(
     ("target", "name"),
     [
-        ("/mnt/x", "perfused-mnt-x.trace"),
-        ("/", "perfused-.trace"),
-        ("/a b", "perfused-a b.trace"),
-        ("/a-b", r"perfused-a\x2db.trace"),
+        ("/mnt/x", "perfused-mnt-x.7.trace"),
+        ("/", "perfused-.7.trace"),
+        ("/a b", "perfused-a b.7.trace"),
+        ("/a-b", r"perfused-a\x2db.7.trace"),
     ],
 )
 def test_a_trace_file_stays_in_its_directory(target: str, name: str) -> None:
-    assert answers.trace_path("/run/perfused", target) == f"/run/perfused/{name}"
+    assert answers.trace_path("/run/perfused", target, 7) == f"/run/perfused/{name}"

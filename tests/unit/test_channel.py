@@ -11,6 +11,7 @@ import pytest
 from perfused import channel
 from perfused.config import Config
 from perfused.listener import Listener, Peer
+from perfused.namespaces import OURS
 from perfused.policy import Client
 
 Pair = tuple[socket.socket, socket.socket]
@@ -108,9 +109,9 @@ def test_a_packet_past_the_limit_is_seen_to_be_too_long(pair: Pair) -> None:
 
 
 @pytest.mark.parametrize("packet", [b"", b"x", b"\xff" * 40], ids=["empty", "one byte", "no frame"])
-def test_descriptors_beside_a_packet_that_is_no_frame_are_closed(pair: Pair, packet: bytes) -> None:
+def test_descriptors_beside_a_packet_that_is_no_frame_end_the_peer_and_never_come_in(pair: Pair, packet: bytes) -> None:
     listener = Listener(Config, lambda uid: 0, lambda peer, mount, target: None, lambda peer, request: None)
     send_raw(pair[0], packet, 4)
     before = open_descriptors()
-    listener.readable(Peer(pair[1], -1, Client(1, 1, 1)))
+    assert listener.readable(Peer(pair[1], OURS, Client(1, 1, 1))) is None
     assert open_descriptors() == before

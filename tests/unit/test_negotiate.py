@@ -179,7 +179,7 @@ def test_an_answer_of_8_bytes_agrees_to_no_flags_and_a_page() -> None:
 
 def test_an_answer_of_24_bytes_has_no_time_gran_and_no_pages() -> None:
     agreed = terms(init_out(flags=InitFlag.MAX_PAGES, pages=9)[:24])
-    assert (agreed.time_gran, agreed.max_pages, agreed.max_write) == (1, 0, 65536)
+    assert (agreed.time_gran, agreed.max_pages, agreed.max_write) == (1, 1, 65536)
 
 
 def max_write(value: int) -> bytes:

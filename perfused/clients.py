@@ -1,0 +1,134 @@
+"""Who is connected: connections and devices from accept(2) until they mount or go.
+
+Nothing a client does may make the daemon wait. Never here: what their frames say (`listener`), and mounting.
+"""
+
+import resource
+import socket
+from collections.abc import Callable
+from functools import partial
+
+from perfused import log
+from perfused.listener import Listener, Peer
+from perfused.log import LOGGER
+from perfused.loop import Loop
+
+#: connections at once that have said nothing yet, per user other than root
+SILENT_PER_USER = 64
+#: sockets of a user's that a process of ours is still closing
+LINGERING_PER_USER = 16
+#: descriptors kept free of clients
+SPARE = 64
+#: log lines a second about one user's refused connections
+LINES = 10
+#: seconds a connection may stay silent before its first frame
+SILENCE = 30.0
+
+
+class Clients:
+    """The peers. `fork(keep, child)` runs a child that keeps only those descriptors; `mounts()` counts mounts."""
+
+    def __init__(
+        self, loop: Loop, fork: Callable[[set[int], Callable[[], object]], int], mounts: Callable[[], int]
+    ) -> None:
+        self.loop = loop
+        self.listener: Listener
+        self.peers: dict[int, Peer] = {}
+        #: processes that close a client's socket, and whose
+        self.closers: dict[int, int] = {}
+        self.stopping = False
+        self._fork = fork
+        self._mounts = mounts
+        self._silences: dict[int, list[Callable[[], object]]] = {}
+        self._lines = log.Limiter(LINES)
+
+    def listen(self, sock: socket.socket) -> None:
+        if not self.stopping:
+            self.loop.watch(sock, partial(self._accept, sock))
+
+    def _accept(self, sock: socket.socket) -> None:
+        try:
+            peer = self.listener.accept(sock)
+        except OSError as bad:
+            LOGGER.error("no descriptors left for another connection: %s", bad.strerror)
+            self.loop.unwatch(sock)
+            self.loop.later(1.0, partial(self.listen, sock))
+            return
+        if peer is None:
+            return
+        uid = peer.client.uid
+        silent = sum(1 for each in self.peers.values() if not each.device and each.client.uid == uid)
+        lingering = sum(1 for each in self.closers.values() if each == uid)
+        if uid and (silent >= SILENT_PER_USER or lingering >= LINGERING_PER_USER):
+            if self._lines.allows(f"connections of uid {uid}"):
+                LOGGER.warning(
+                    "uid %d: %d silent and %d lingering connections; another is refused", uid, silent, lingering
+                )
+            self.drop(peer)
+        elif 3 * len(self.peers) + 4 * self._mounts() + SPARE > resource.getrlimit(resource.RLIMIT_NOFILE)[0]:
+            LOGGER.error("too many connections and mounts for RLIMIT_NOFILE; one of uid %d is refused", uid)
+            self.drop(peer)
+        else:
+            self.adopt(peer)
+
+    def adopt(self, peer: Peer) -> None:
+        self.peers[peer.sock.fileno()] = peer
+        if not peer.device and not peer.private:
+            self._silences[peer.sock.fileno()] = self.loop.later(SILENCE, partial(self._silent, peer))
+        self.loop.watch(peer.sock, lambda: self._readable(peer))
+
+    def _silent(self, peer: Peer) -> None:
+        """Send away who connected and said nothing."""
+        if not peer.device and self.peers.get(peer.sock.fileno()) is peer:
+            self.dismiss(peer)
+
+    def _readable(self, peer: Peer) -> None:
+        fd = peer.sock.fileno()
+        follow = self.listener.readable(peer)
+        if follow is peer:
+            return
+        if self.peers.get(fd) is peer:
+            self.dismiss(peer)
+        if follow is not None:
+            self.adopt(follow)
+
+    def release(self, peer: Peer) -> None:
+        """Stop watching a peer without closing it."""
+        fd = peer.sock.fileno()
+        if self.peers.pop(fd, None) is not None:
+            self.loop.unwatch(peer.sock)
+            self._silences.pop(fd, []).clear()
+
+    def dismiss(self, peer: Peer) -> None:
+        """Stop watching a peer and close it."""
+        self.release(peer)
+        self.drop(peer)
+
+    def drop(self, peer: Peer) -> None:
+        """Close a peer without ever waiting.
+
+        A client may have sent descriptors whose last close waits (a file of a filesystem that answers no FLUSH, a TCP
+        socket that lingers). Where such may still be queued, another process is the last to close the socket.
+        """
+        if peer.client.uid and peer.carries:
+            try:
+                pid = self._fork({peer.sock.fileno()}, lambda: None)
+            except OSError as bad:
+                LOGGER.error("fork: %s", bad.strerror)
+            else:
+                self.closers[pid] = peer.client.uid
+                self.loop.watch_child(pid, partial(self._closed, pid))
+        peer.close()
+
+    def opens(self, uid: int) -> int:
+        """Devices that a user holds and has not mounted."""
+        return sum(1 for peer in self.peers.values() if peer.device and peer.client.uid == uid)
+
+    def _closed(self, pid: int, status: int) -> None:
+        self.closers.pop(pid, None)
+
+    def end(self) -> None:
+        """Take no more clients, and let go of those that have not mounted."""
+        self.stopping = True
+        for peer in list(self.peers.values()):
+            self.dismiss(peer)
