@@ -35,10 +35,13 @@ class Plain(logging.Formatter):
         """The line, with what is not printable escaped; a traceback of ours follows it as it is."""
         text = record.message
         if not text.isprintable():
-            record.message = "".join(
-                each if each.isprintable() else each.encode("unicode_escape", "surrogatepass").decode() for each in text
-            )
+            record.message = "".join(each if each.isprintable() else _escaped(each) for each in text)
         return super().formatMessage(record)
+
+
+def _escaped(char: str) -> str:
+    # By hand: Python loads the codec for this on first use, from files a worker may not be able to read.
+    return f"\\x{ord(char):02x}" if ord(char) < 256 else f"\\u{ord(char):04x}"
 
 
 class Limiter:

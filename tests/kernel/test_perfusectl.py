@@ -56,8 +56,8 @@ def test_mounts_lists_every_mount_with_what_it_is(daemon: Daemon, tmp_path: Path
 def test_mounts_shows_a_table_with_a_line_a_mount(daemon: Daemon, target: Path) -> None:
     daemon.rawfs(target)
     heading, line = daemon.ctl("mounts").stdout.splitlines()
-    assert heading.split() == ["MOUNT", "TYPE", "SOURCE", "ENDPOINT", "UID", "PROGRAM", "WORKER", "UP"]
-    assert line.split()[:6] == [str(target), "fuse.rawfs", "rawfs", "socket", "0", "rawfs-perfuse"]
+    assert heading.split() == ["NR", "MOUNT", "TYPE", "SOURCE", "ENDPOINT", "UID", "PROGRAM", "WORKER", "UP"]
+    assert line.split()[:7] == ["1", str(target), "fuse.rawfs", "rawfs", "socket", "0", "rawfs-perfuse"]
 
 
 def test_mounts_without_any_is_an_empty_list(daemon: Daemon) -> None:
