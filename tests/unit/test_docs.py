@@ -62,10 +62,15 @@ def offered(command: click.Command, *arguments: str) -> set[str]:
 
 
 def snippet(language: str) -> str:
-    """The one block of the README in a language."""
+    """The last block of the README in a language: the whole filesystem."""
+    return snippets(language)[-1]
+
+
+def snippets(language: str) -> list[str]:
+    """The blocks of the README in a language."""
     blocks = re.findall(rf"^```{language}\n(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
-    assert len(blocks) == 1, f"{len(blocks)} blocks of {language}"
-    return str(blocks[0])
+    assert blocks, f"no block of {language}"
+    return [str(each) for each in blocks]
 
 
 @contextlib.contextmanager
@@ -160,6 +165,27 @@ def test_the_c_filesystem_of_the_readme_compiles_without_warnings_and_runs(tmp_p
     built = subprocess.run([compiler, *flags, f"-I{library}", "-o", program, *sources], capture_output=True, text=True)
     assert built.returncode == 0, built.stderr
     run_snippet([str(program)], tmp_path)
+
+
+def test_every_piece_of_c_in_the_readme_compiles_without_warnings(tmp_path: Path) -> None:
+    compiler = shutil.which("gcc") or shutil.which("cc")
+    if not compiler:
+        pytest.skip("no C compiler")
+    for number, text in enumerate(snippets("c")):
+        source = tmp_path / f"{number}.c"
+        source.write_text(text)
+        command = [
+            compiler,
+            "-std=gnu11",
+            "-Wall",
+            "-Wextra",
+            "-Werror",
+            f"-I{ROOT}/libperfuse",
+            "-fsyntax-only",
+            source,
+        ]
+        built = subprocess.run(command, capture_output=True, text=True)
+        assert built.returncode == 0, built.stderr
 
 
 # -- manual pages ----------------------------------------------------------------------------------------------------
