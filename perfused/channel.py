@@ -1,6 +1,6 @@
-"""Messages between the daemon's own processes: one JSON object a packet, descriptors beside it.
+"""Packets and the descriptors beside them; and the messages between the daemon's own processes, one JSON object each.
 
-Only the daemon's processes hold these sockets, so a bad message is a bug here. Never here: what messages mean.
+Only the daemon's processes hold the sockets of messages, so a bad one is a bug here. Never here: what they mean.
 """
 
 import array
@@ -10,6 +10,7 @@ from typing import Any
 
 PACKET = 65_536
 DESCRIPTORS = 4
+SO_PASSRIGHTS = 83
 
 
 def pair() -> tuple[socket.socket, socket.socket]:
@@ -64,3 +65,12 @@ def receive_packet(sock: socket.socket, flags: int = 0) -> tuple[bytes, list[int
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
             fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
     return packet, list(fds)
+
+
+def bar_rights(sock: socket.socket, barred: bool = True) -> bool:
+    """Have the kernel refuse descriptors sent to a socket (SO_PASSRIGHTS, Linux 6.16); False where it cannot."""
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, SO_PASSRIGHTS, 0 if barred else 1)
+    except OSError:
+        return False
+    return True

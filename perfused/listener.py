@@ -28,7 +28,6 @@ from wire.errors import WireError
 FAULTS = 16
 _UCRED = struct.Struct("3i")
 SO_SNDBUFFORCE = 32
-SO_PASSRIGHTS = 83
 BACKLOG = 1024
 #: log lines a second about one user's bad frames
 FAULT_LINES = 10
@@ -88,15 +87,6 @@ def credentials(sock: socket.socket) -> Client:
     return Client(uid, gid, pid)
 
 
-def bar_rights(sock: socket.socket, barred: bool = True) -> bool:
-    """Have the kernel refuse descriptors sent to a socket (SO_PASSRIGHTS, Linux 6.16); False where it cannot."""
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, SO_PASSRIGHTS, 0 if barred else 1)
-    except OSError:
-        return False
-    return True
-
-
 def enlarge(sock: socket.socket, size: int) -> int:
     """Give a socket room for frames of `size` bytes, by force where that is ours to do; the bytes it got."""
     for option in (SO_SNDBUFFORCE, socket.SO_SNDBUF):
@@ -154,7 +144,7 @@ def bind(path: str, mode: int) -> socket.socket:
         finally:
             os.umask(before)
         os.chmod(path, mode)
-        bar_rights(sock)
+        channel.bar_rights(sock)
         sock.listen(BACKLOG)
         sock.setblocking(False)
     except MountError:
@@ -192,7 +182,7 @@ class Listener:
             return None
         client = credentials(connection)
         peer = Peer(connection, namespaces.of_peer(connection, client), client)
-        peer.carries = not bar_rights(connection)
+        peer.carries = not channel.bar_rights(connection)
         return peer
 
     def readable(self, peer: Peer) -> Peer | None:
@@ -208,12 +198,16 @@ class Listener:
         try:
             message = control.parse(packet) if packet else None
         except WireError as bad:
-            return None if rights else self._take_fault(peer, str(bad))
+            if not rights:
+                return self._take_fault(peer, str(bad))
+            message = None
         if rights:
             if isinstance(message, Mount) and not message.original and peer.device:
                 self._mount(peer, message, True)
                 return peer
-            LOGGER.warning("uid %d, pid %d: descriptors where none are due", peer.client.uid, peer.client.pid)
+            if self._fault_lines.allows(f"uid {peer.client.uid}"):
+                LOGGER.warning("uid %d, pid %d: descriptors where none are due", peer.client.uid, peer.client.pid)
+            peer.carries = True
             return None
         if message is None:
             return None
@@ -279,7 +273,7 @@ class Listener:
             device = Peer(opened.sock, namespace, client, peer.private)
         else:
             device = peer
-            bar_rights(peer.sock, False)  # the MOUNT that comes on it has the target with it
+            channel.bar_rights(peer.sock, False)  # the MOUNT that comes on it has the target with it
             device.carries = True
         device.endpoint, device.direct_device = opened.endpoint, opened.direct_device
         device.name, device.device = name, True

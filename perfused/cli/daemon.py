@@ -125,7 +125,7 @@ def serve(
     status: _Status,
 ) -> None:
     """Open what is needed, then run the daemon to its end; exits the process."""
-    from perfused import devices, kernel, listener
+    from perfused import channel, devices, kernel, listener
     from perfused.supervisor import Supervisor
 
     if not devices.wait_for_device(settings.daemon.device_wait):
@@ -141,6 +141,7 @@ def serve(
                     "the socket passed in must be a unix socket of type SOCK_SEQPACKET (ListenSequentialPacket=)"
                 )
             each.setblocking(False)
+            channel.bar_rights(each)
         if not listening:
             try:
                 listening = [listener.bind(settings.daemon.socket, settings.daemon.socket_mode)]
