@@ -138,7 +138,6 @@ class Worker:
 
     def serve(self) -> int:
         """Relay until the end; 0 where the mount or the filesystem ended as they may."""
-        channel.bar_rights(self.job.device_socket)
         if self.job.endpoint is Endpoint.DIRECT:
             os.close(self.device)
         else:
