@@ -3,6 +3,7 @@
 Nothing a client does may make the daemon wait. Never here: what their frames say (`listener`), and mounting.
 """
 
+import os
 import resource
 import socket
 from collections.abc import Callable
@@ -44,7 +45,7 @@ class Clients:
 
     def listen(self, sock: socket.socket) -> None:
         if not self.stopping:
-            self.loop.watch(sock, partial(self._accept, sock))
+            self.loop.watch(sock, partial(self._accept, sock), vital=True)
 
     def _accept(self, sock: socket.socket) -> None:
         try:
@@ -72,32 +73,32 @@ class Clients:
             self.adopt(peer)
 
     def adopt(self, peer: Peer) -> None:
-        self.peers[peer.sock.fileno()] = peer
+        peer.fd = peer.sock.fileno()
+        self.peers[peer.fd] = peer
         if not peer.device and not peer.private:
-            self._silences[peer.sock.fileno()] = self.loop.later(SILENCE, partial(self._silent, peer))
+            self._silences[peer.fd] = self.loop.later(SILENCE, partial(self._silent, peer))
         self.loop.watch(peer.sock, lambda: self._readable(peer))
 
     def _silent(self, peer: Peer) -> None:
         """Send away who connected and said nothing."""
-        if not peer.device and self.peers.get(peer.sock.fileno()) is peer:
+        if not peer.device and self.peers.get(peer.fd) is peer:
             self.dismiss(peer)
 
     def _readable(self, peer: Peer) -> None:
-        fd = peer.sock.fileno()
         follow = self.listener.readable(peer)
         if follow is peer:
             return
-        if self.peers.get(fd) is peer:
+        if self.peers.get(peer.fd) is peer:
             self.dismiss(peer)
         if follow is not None:
             self.adopt(follow)
 
     def release(self, peer: Peer) -> None:
         """Stop watching a peer without closing it."""
-        fd = peer.sock.fileno()
-        if self.peers.pop(fd, None) is not None:
-            self.loop.unwatch(peer.sock)
-            self._silences.pop(fd, []).clear()
+        if self.peers.get(peer.fd) is peer:
+            del self.peers[peer.fd]
+            self.loop.unwatch(peer.fd)
+            self._silences.pop(peer.fd, []).clear()
 
     def dismiss(self, peer: Peer) -> None:
         """Stop watching a peer and close it."""
@@ -110,15 +111,24 @@ class Clients:
         A client may have sent descriptors whose last close waits (a file of a filesystem that answers no FLUSH, a TCP
         socket that lingers). Where such may still be queued, another process is the last to close the socket.
         """
-        if peer.client.uid and peer.carries:
-            try:
-                pid = self._fork({peer.sock.fileno()}, lambda: None)
-            except OSError as bad:
-                LOGGER.error("fork: %s", bad.strerror)
-            else:
-                self.closers[pid] = peer.client.uid
-                self.loop.watch_child(pid, partial(self._closed, pid))
-        peer.close()
+        if not (peer.client.uid and peer.carries):
+            peer.close()
+            return
+        # The other process must be the last: it waits until we have closed ours.
+        pipe: tuple[int, ...] = ()
+        try:
+            read, _ = pipe = os.pipe2(os.O_CLOEXEC)
+            pid = self._fork({peer.sock.fileno(), read}, partial(os.read, read, 1))
+            self.closers[pid] = peer.client.uid
+            peer.close()
+            self.loop.watch_child(pid, partial(self._closed, pid))
+        except OSError as bad:
+            LOGGER.error("a socket of uid %d cannot be closed now: %s", peer.client.uid, bad.strerror)
+            if peer.sock.fileno() >= 0:
+                self.loop.later(1.0, partial(self.drop, peer))
+        finally:
+            for fd in pipe:
+                os.close(fd)
 
     def opens(self, uid: int) -> int:
         """Devices that a user holds and has not mounted."""

@@ -49,9 +49,7 @@ def _keep(sock: socket.socket, daemon: int) -> None:
         if message is None:
             break
         if "add" in message:
-            places[message["add"]] = Place(
-                message["target"], message["mount_id"], message["minor"], fds.pop(0) if fds else -1
-            )
+            places[message["add"]] = Place._make([*message["place"], fds.pop(0) if fds else -1])
         elif (gone := places.pop(message.get("remove", -1), None)) and gone.namespace >= 0:
             os.close(gone.namespace)
         for each in fds:
@@ -77,7 +75,7 @@ def _keep(sock: socket.socket, daemon: int) -> None:
 def add(sock: socket.socket, number: int, place: Place) -> None:
     """Tell the keeper of a mount."""
     fds = (place.namespace,) if place.namespace >= 0 else ()
-    channel.send(sock, {"add": number, "target": place.target, "mount_id": place.mount_id, "minor": place.minor}, fds)
+    channel.send(sock, {"add": number, "place": place[:-1]}, fds)
 
 
 def remove(sock: socket.socket, number: int) -> None:

@@ -59,6 +59,8 @@ class MountInfo(NamedTuple):
     target: str
     fstype: str
     source: str
+    #: never used twice, where the kernel has such ids (6.8); 0 otherwise
+    unique: int = 0
 
 
 class Options(NamedTuple):
@@ -167,7 +169,7 @@ def attach(device: int, options: Options, context: int, mounted: int, target: in
             ) from None
         for line in mounts(proc):
             if line.mount_id == mount_id:
-                return line
+                return line._replace(unique=libc.unique_mount_id(mount_id, line.minor))
         raise MountError(errno.EIO, "the mount was attached and is gone again")
     finally:
         for fd in (context, mounted):
@@ -243,7 +245,7 @@ def find_target(target: str, proc: int | None = None) -> MountInfo:
     raise MountError(errno.ENOENT, f"nothing is mounted on {target}")
 
 
-def unmount(mount_id: int, minor: int, flags: int, proc: int) -> bool:
+def unmount(mount_id: int, minor: int, unique: int, flags: int, proc: int) -> bool:
     """Unmount our mount, wherever it stands by now; False where it stands nowhere any more.
 
     Opens the parent of where mountinfo has it, and unmounts its entry there only if that entry is our mount: whoever
@@ -252,7 +254,7 @@ def unmount(mount_id: int, minor: int, flags: int, proc: int) -> bool:
     """
     problem = OSError(errno.EBUSY, os.strerror(errno.EBUSY))
     for _ in range(UNMOUNT_ATTEMPTS):
-        line = find_mount(mount_id, minor, proc)
+        line = find_mount(mount_id, minor, unique, proc)
         if line is None:
             return False
         parent, _, name = line.target.rpartition("/")
@@ -275,8 +277,14 @@ def unmount(mount_id: int, minor: int, flags: int, proc: int) -> bool:
     raise problem
 
 
-def find_mount(mount_id: int, minor: int, proc: int | None = None) -> MountInfo | None:
-    """The line of one of our mounts, by its id and its superblock's minor number; None where it is gone."""
+def find_mount(mount_id: int, minor: int, unique: int, proc: int | None = None) -> MountInfo | None:
+    """The line of one of our mounts, by its ids and its superblock's minor number; None where it is gone.
+
+    The kernel gives an id of mountinfo and a minor number to the next mount as soon as they are free; `unique` (0 where
+    it is not known) it never gives again.
+    """
+    if unique and not libc.mount_stands(unique):
+        return None
     for line in mounts(proc):
         if (line.mount_id, line.major, line.minor) == (mount_id, 0, minor):
             return line

@@ -12,6 +12,8 @@ from perfused._libc_cffi import ffi
 
 _libc: Any = ffi.dlopen(None)
 
+SYS_STATMOUNT = 457
+SYS_LISTMOUNT = 458
 SYS_MOVE_MOUNT = 429
 SYS_FSOPEN = 430
 SYS_FSCONFIG = 431
@@ -56,6 +58,9 @@ MS_LAZYTIME = 0x200_0000
 MNT_FORCE = 1
 MNT_DETACH = 2
 UMOUNT_NOFOLLOW = 8
+
+STATMOUNT_MNT_BASIC = 0x2
+LSMT_ROOT = 0xFFFF_FFFF_FFFF_FFFF
 
 AT_SYMLINK_NOFOLLOW = 0x100
 AT_STATX_DONT_SYNC = 0x4000
@@ -186,3 +191,39 @@ def mount_id_at(directory: int, name: bytes) -> int:
     buffer = ffi.new("char[256]")
     _check(_libc.statx(directory, _c(name), AT_SYMLINK_NOFOLLOW | AT_STATX_DONT_SYNC, 0, buffer), "statx")
     return int(struct.unpack_from("=Q", ffi.buffer(buffer), STATX_MNT_ID_OFFSET)[0])
+
+
+def unique_mount_id(mount_id: int, minor: int) -> int:
+    """The id, never used twice, of the mount that mountinfo calls `mount_id` on superblock 0:`minor`.
+
+    By listmount(2) and statmount(2), which ask no filesystem; 0 where it is not there or the kernel (before 6.8) has
+    neither.
+    """
+    last = 0
+    while True:
+        ids = ffi.new("uint64_t[512]")
+        request = ffi.new("char[]", struct.pack("=IIQQ", 24, 0, LSMT_ROOT, last))
+        count = int(_libc.syscall(SYS_LISTMOUNT, request, ids, _long(512), _long(0)))
+        if count <= 0:
+            return 0
+        for at in range(count):
+            if _mount_basics(int(ids[at])) == (mount_id, minor):
+                return int(ids[at])
+        last = int(ids[count - 1])
+
+
+def mount_stands(unique: int) -> bool:
+    """Whether a mount, by its unique id, is still in this process's mount namespace."""
+    return _mount_basics(unique) is not None
+
+
+def _mount_basics(unique: int) -> tuple[int, int] | None:
+    """(id in mountinfo, minor number of the superblock) of a mount, None where it is gone (struct statmount)."""
+    request = ffi.new("char[]", struct.pack("=IIQQ", 24, 0, unique, STATMOUNT_MNT_BASIC | 0x1))
+    buffer = ffi.new("char[1024]")
+    if _libc.syscall(SYS_STATMOUNT, request, buffer, _long(1024), _long(0)) < 0:
+        return None
+    view = ffi.buffer(buffer)
+    (minor,) = struct.unpack_from("=I", view, 20)
+    (mount_id,) = struct.unpack_from("=I", view, 56)
+    return mount_id, minor

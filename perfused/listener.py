@@ -46,6 +46,8 @@ class Peer:
 
     def __init__(self, sock: socket.socket, namespace: Namespace, client: Client, private: bool = False) -> None:
         self.sock = sock
+        #: the number of `sock` while it is watched
+        self.fd = -1
         self.client = client
         #: the client's mount namespace where it is another than ours; -1 otherwise. Owned
         self.namespace = namespace.fd
@@ -273,13 +275,15 @@ class Listener:
             device = Peer(opened.sock, namespace, client, peer.private)
         else:
             device = peer
-            channel.bar_rights(peer.sock, False)  # the MOUNT that comes on it has the target with it
-            device.carries = True
         device.endpoint, device.direct_device = opened.endpoint, opened.direct_device
         device.name, device.device = name, True
         if not told:
-            device.close()
+            if device is not peer:
+                device.close()
             return None
+        if device is peer:
+            channel.bar_rights(peer.sock, False)  # the MOUNT that comes on it has the target with it
+            device.carries = True
         return device
 
     def _open(self, peer: Peer, endpoint: Endpoint) -> tuple[Opened, int]:

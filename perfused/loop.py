@@ -26,9 +26,9 @@ class Loop:
         self._order = count()
         self._children: dict[int, tuple[int, Callable[[int], None]]] = {}
 
-    def watch(self, what: Any, call: Callable[[], None]) -> None:
-        """Call whenever a descriptor is readable."""
-        self._selector.register(what, selectors.EVENT_READ, call)
+    def watch(self, what: Any, call: Callable[[], None], vital: bool = False) -> None:
+        """Call whenever a descriptor is readable. After a fault it is watched no more, unless it is `vital`."""
+        self._selector.register(what, selectors.EVENT_READ, (call, vital))
 
     def unwatch(self, what: Any) -> None:
         """Watch it no more; a socket closed already (its number) may be given, or one that never was watched."""
@@ -53,8 +53,12 @@ class Loop:
     def watch_child(self, pid: int, ended: Callable[[int], None]) -> None:
         """Call with the wait(2) status of a child when it has ended."""
         fd = os.pidfd_open(pid)
+        try:
+            self.watch(fd, partial(self._reap, pid))
+        except BaseException:
+            os.close(fd)
+            raise
         self._children[pid] = fd, ended
-        self.watch(fd, partial(self._reap, pid))
 
     def children(self) -> set[int]:
         """Pids of the children watched."""
@@ -78,7 +82,7 @@ class Loop:
         signal.set_wakeup_fd(write.fileno(), warn_on_full_buffer=False)
         for each in numbers:
             signal.signal(each, lambda *_: None)
-        self.watch(read, partial(self._signalled, read, call))
+        self.watch(read, partial(self._signalled, read, call), vital=True)
 
     @staticmethod
     def _signalled(read: socket.socket, call: Callable[[int], None]) -> None:
@@ -92,7 +96,8 @@ class Loop:
             for key, _ in self._selector.select(wait):
                 # An earlier call of this round may have closed what this event is about, and its number be in use anew.
                 if self._selector.get_map().get(key.fd) is key:
-                    self._guarded(key.data, key.fileobj)
+                    call, vital = key.data
+                    self._guarded(call, None if vital else key.fileobj)
             now = time.monotonic()
             while self._timers and self._timers[0][0] <= now:
                 for call in heapq.heappop(self._timers)[2]:

@@ -31,6 +31,7 @@ class Mounted:
     target: str = ""
     mount_id: int = 0
     minor: int = 0
+    unique: int = 0
     fstype: str = ""
     source: str = ""
     since: float = field(default_factory=time.time)
@@ -43,7 +44,7 @@ class Mounted:
     @property
     def place(self) -> Place:
         """Where it stands."""
-        return Place(self.target, self.mount_id, self.minor, self.namespace)
+        return Place(self.target, self.mount_id, self.minor, self.unique, self.namespace)
 
     @property
     def up(self) -> bool:

@@ -29,6 +29,8 @@ from perfused.placing import Job
 from wire import control
 from wire.control import Endpoint, Mount, Request
 
+#: seconds, after stop_timeout, that workers get to end once they are killed
+KILL_ROUNDS = 3
 #: log lines a second about what one user is refused
 REFUSAL_LINES = 10
 
@@ -55,6 +57,8 @@ class Supervisor:
         self._reload = reload
         self._private = private
         self._numbers = 0
+        self._rounds = 0
+        self._abandoned = False
         self._lines = log.Limiter(REFUSAL_LINES)
         self._stopping = False
         self.loop = Loop()
@@ -94,6 +98,8 @@ class Supervisor:
         return 0
 
     def _done(self) -> bool:
+        if self._abandoned:
+            return True
         if self.mounted or self.loop.children() - {self._keeper_pid} - self.clients.closers.keys():
             return False
         return self._stopping or (self._private is not None and not self.clients.peers)
@@ -138,8 +144,8 @@ class Supervisor:
         except OSError:
             ours.close()
             if made.pid:
+                # Nobody waits for it: it may have taken a descriptor whose close waits.
                 os.kill(made.pid, signal.SIGKILL)
-                os.waitpid(made.pid, 0)
             raise
         self._numbers += 1
         made.number, made.channel = self._numbers, ours
@@ -175,7 +181,8 @@ class Supervisor:
 
     def _mounted(self, made: Mounted, where: dict[str, Any]) -> None:
         """Enter it into the books, tell the keeper, then the client, then let the worker go: in this order."""
-        made.target, made.minor, made.mount_id = where["target"], where["minor"], where["mount_id"]
+        made.target, made.minor = where["target"], where["minor"]
+        made.mount_id, made.unique = where["mount_id"], where["unique"]
         made.fstype, made.source = where["fstype"], where["source"]
         keeper.add(self._keeper, made.number, made.place)
         peer = made.peer
@@ -232,7 +239,7 @@ class Supervisor:
             self._remove(made)
             return
         reason = made.reason or f"the worker {_exit_text(code)}"
-        gone = made.namespace < 0 and find_mount(made.mount_id, made.minor) is None
+        gone = made.namespace < 0 and find_mount(made.mount_id, made.minor, made.unique) is None
         if reason == "unmounted" and made.namespace < 0 and not gone:
             # The kernel says ENODEV of an aborted connection too, unless ABORT_ERROR was negotiated.
             reason = "connection aborted"
@@ -384,7 +391,12 @@ class Supervisor:
                 os.kill(made.pid, signal.SIGKILL)
             elif not made.unmounting:
                 self._clear(made)
-        if self.mounted:
+        self._rounds += 1
+        if self._rounds > KILL_ROUNDS:
+            # In an exiting process even SIGKILL does not end a wait for a filesystem that is not ours.
+            LOGGER.error("left behind: %d mounts, processes %s", len(self.mounted), sorted(self.loop.children()))
+            self._abandoned = True
+        elif self.mounted or self.loop.children() - {self._keeper_pid}:
             self.loop.later(1.0, self._kill_rest)
 
 

@@ -23,6 +23,7 @@ class Place(NamedTuple):
     target: str
     mount_id: int
     minor: int
+    unique: int
     namespace: int
 
 
@@ -56,7 +57,7 @@ def _unmount(place: Place, flags: int) -> int:
         proc = os.open("/proc", os.O_PATH | os.O_CLOEXEC)
         if place.namespace >= 0:
             libc.setns(place.namespace, libc.CLONE_NEWNS)
-        kernel.unmount(place.mount_id, place.minor, flags, proc)
+        kernel.unmount(place.mount_id, place.minor, place.unique, flags, proc)
     except OSError as bad:
         return bad.errno if bad.errno and bad.errno < UNKNOWN else UNKNOWN
     return 0

@@ -462,3 +462,32 @@ def test_a_hello_is_answered_with_a_device_that_carries_the_largest_frame(daemon
         device = socket.socket(fileno=fds[0])
         assert device.send(bytes(welcome.max_frame)) == welcome.max_frame
         device.close()
+
+
+@pytest.mark.parametrize("endpoint", [Endpoint.SOCKET, Endpoint.DIRECT])
+def test_clients_that_do_not_take_their_device_leave_the_daemon_as_it_was(daemon: Daemon, endpoint: Endpoint) -> None:
+    for _ in range(20):
+        idle = [connected(daemon) for _ in range(4)]
+        with connected(daemon) as sock:
+            sock.shutdown(socket.SHUT_RD)
+            for each in idle:
+                each.close()
+            sock.send(control.build_hello(endpoint, b"deaf"))
+    assert daemon.ctl("mounts").returncode == 0
+    with connected(daemon) as sock:
+        sock.send(control.build_hello(Endpoint.SOCKET, b"next"))
+        assert isinstance(control.parse(sock.recv(65536)), Welcome)
+
+
+def test_a_mount_made_where_another_just_was_is_not_taken_for_it(daemon: Daemon, target: Path) -> None:
+    for turn in range(8):
+        rawfs = daemon.rawfs(target)
+        (target / f"turn{turn}").write_text("here")
+        subprocess.run(["umount", target], check=True)
+        again = daemon.rawfs(target)
+        rawfs.wait(timeout=10)
+        daemon.ctl("mounts")
+        (target / "still").write_text("here")
+        assert (target / "still").read_text() == "here"
+        daemon.ctl("umount", target)
+        again.wait(timeout=10)
