@@ -267,6 +267,10 @@ class Listener:
             peer.say(control.build_welcome(-(bad.errno or errno.EIO), endpoint, 0, bad.strerror or ""))
             return None
         size = min(self._frame_size(), opened.sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) - 4096)
+        if opened.sock is peer.sock:
+            # The MOUNT that comes on it has the target with it, and comes as soon as the client is told.
+            channel.bar_rights(peer.sock, False)
+            peer.carries = True
         told = peer.say(control.build_welcome(0, endpoint, size), (given,))
         os.close(given)
         if opened.sock is not peer.sock:
@@ -281,9 +285,6 @@ class Listener:
             if device is not peer:
                 device.close()
             return None
-        if device is peer:
-            channel.bar_rights(peer.sock, False)  # the MOUNT that comes on it has the target with it
-            device.carries = True
         return device
 
     def _open(self, peer: Peer, endpoint: Endpoint) -> tuple[Opened, int]:

@@ -13,6 +13,8 @@ from perfused.config import Config
 from perfused.listener import Listener, Peer
 from perfused.namespaces import OURS
 from perfused.policy import Client
+from wire import control
+from wire.control import Endpoint
 
 Pair = tuple[socket.socket, socket.socket]
 
@@ -115,3 +117,25 @@ def test_descriptors_beside_a_packet_that_is_no_frame_end_the_peer_and_never_com
     before = open_descriptors()
     assert listener.readable(Peer(pair[1], OURS, Client(1, 1, 1))) is None
     assert open_descriptors() == before
+
+
+def test_a_direct_client_may_send_its_target_from_the_moment_it_is_welcomed(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    barred: list[int] = []
+    say = Peer.say
+
+    def record(peer: Peer, frame: bytes, fds: tuple[int, ...] = ()) -> bool:
+        barred.append(peer.sock.getsockopt(socket.SOL_SOCKET, channel.SO_PASSRIGHTS) == 0)
+        return say(peer, frame, fds)
+
+    monkeypatch.setattr(Peer, "say", record)
+    listener = Listener(Config, lambda uid: 0, lambda peer, mount, target: None, lambda peer, request: None)
+    if not channel.bar_rights(pair[1]):
+        pytest.skip("SO_PASSRIGHTS needs Linux 6.16")
+    pair[0].send(control.build_hello(Endpoint.DIRECT, b"fs"))
+    device = listener.readable(Peer(pair[1], OURS, Client(0, 0, os.getpid())))
+    assert device is not None and barred == [False]
+    _, fds = channel.receive_packet(pair[0])
+    for fd in (*fds, device.direct_device):
+        os.close(fd)
