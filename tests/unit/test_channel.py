@@ -135,7 +135,8 @@ def test_a_direct_client_may_send_its_target_from_the_moment_it_is_welcomed(
         pytest.skip("SO_PASSRIGHTS needs Linux 6.16")
     pair[0].send(control.build_hello(Endpoint.DIRECT, b"fs"))
     device = listener.readable(Peer(pair[1], OURS, Client(0, 0, os.getpid())))
-    assert device is not None and barred == [False]
+    assert device is not None
+    assert barred == [False]
     _, fds = channel.receive_packet(pair[0])
     for fd in (*fds, device.direct_device):
         os.close(fd)
