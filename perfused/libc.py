@@ -174,6 +174,11 @@ def drop_capabilities() -> None:
     _check(_libc.syscall(_CAPSET, header, empty), "capset")
 
 
+def fallocate(fd: int, mode: int, offset: int, length: int) -> None:
+    """fallocate(2); `mode` is FALLOC_FL_* (linux/falloc.h), `offset` and `length` are bytes."""
+    _check(_libc.fallocate(fd, mode, offset, length), "fallocate")
+
+
 def filesystem_type(fd: int) -> int:
     """f_type of fstatfs(2) (linux/magic.h) for any descriptor, O_PATH too: the first word of struct statfs
     (its first half on s390x)."""

@@ -16,6 +16,7 @@ int prctl(int option, unsigned long a, unsigned long b, unsigned long c, unsigne
 long syscall(long number, ...);
 int fstatfs(int fd, void *buffer);
 int statx(int dirfd, const char *path, int flags, unsigned int mask, void *buffer);
+int fallocate(int fd, int mode, long offset, long length);
 """
 
 
