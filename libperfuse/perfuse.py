@@ -13,7 +13,7 @@ import sys
 import threading
 
 from libperfuse import libc
-from libperfuse.connection import PerfuseError, ask, connect, connect_or_start, exchange, receive
+from libperfuse.connection import PerfuseError, ask, connect, connect_or_start, exchange, receive, start_private
 from wire import control
 from wire.control import Endpoint, Verdict, Welcome
 from wire.errors import WireError
@@ -29,18 +29,19 @@ _direct: dict[int, tuple[tuple[int, int, int], socket.socket]] = {}
 _lock = threading.Lock()
 
 
-def perfuse_open(path: str, flags: int = os.O_RDWR, mode: int = 0o600) -> int:
+def perfuse_open(path: str, flags: int = os.O_RDWR, mode: int = 0o600, *, private: bool = False) -> int:
     """open(2), except that "/dev/fuse" gives a device of perfused's: a descriptor for whole FUSE frames.
 
-    PERFUSE_ENDPOINT (socket, direct, device, any) names the endpoint. A private daemon is started where none listens.
-    O_CLOEXEC and O_NONBLOCK in `flags` hold. Raises OSError as open(2) does, PerfuseError with the daemon's sentence.
+    PERFUSE_ENDPOINT (socket, direct, device, any) names the endpoint. A private daemon is started where none listens, or
+    where it is to be `private`. O_CLOEXEC and O_NONBLOCK in `flags` hold. Raises OSError as open(2) does, PerfuseError
+    with the daemon's sentence.
     """
     if path != DEVICE:
         return os.open(path, flags, mode)
     wish = os.environ.get("PERFUSE_ENDPOINT") or "any"
     if wish not in ENDPOINTS:
         raise PerfuseError(errno.EINVAL, f"PERFUSE_ENDPOINT is {wish!r}: {', '.join(ENDPOINTS)}")
-    connection = connect_or_start()
+    connection = start_private() if private else connect_or_start()
     try:
         fd, endpoint = _hello(connection, ENDPOINTS[wish])
     except BaseException:
