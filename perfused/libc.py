@@ -62,10 +62,20 @@ UMOUNT_NOFOLLOW = 8
 STATMOUNT_MNT_BASIC = 0x2
 LSMT_ROOT = 0xFFFF_FFFF_FFFF_FFFF
 
+AT_FDCWD = -100
 AT_SYMLINK_NOFOLLOW = 0x100
 AT_STATX_DONT_SYNC = 0x4000
+STATX_BTIME = 0x800
 #: stx_mnt_id in struct statx (linux/stat.h)
 STATX_MNT_ID_OFFSET = 0x90
+
+RENAME_NOREPLACE = 1
+RENAME_EXCHANGE = 2
+RENAME_WHITEOUT = 4
+
+#: nanoseconds that utimensat(2) takes for "now" and "leave it"
+UTIME_NOW = 0x3FFF_FFFF
+UTIME_OMIT = 0x3FFF_FFFE
 
 PR_SET_DUMPABLE = 4
 PR_SET_NAME = 15
@@ -196,6 +206,31 @@ def mount_id_at(directory: int, name: bytes) -> int:
     buffer = ffi.new("char[256]")
     _check(_libc.statx(directory, _c(name), AT_SYMLINK_NOFOLLOW | AT_STATX_DONT_SYNC, 0, buffer), "statx")
     return int(struct.unpack_from("=Q", ffi.buffer(buffer), STATX_MNT_ID_OFFSET)[0])
+
+
+def birth_time(path: bytes) -> int | None:
+    """When a file was made, in nanoseconds since the epoch, by statx(2); None where its filesystem does not say.
+
+    A symbolic link at the end is not followed. Raises OSError.
+    """
+    buffer = ffi.new("char[256]")
+    _check(_libc.statx(AT_FDCWD, _c(path), AT_SYMLINK_NOFOLLOW, STATX_BTIME, buffer), "statx")
+    view = ffi.buffer(buffer)
+    (mask,) = struct.unpack_from("=I", view, 0)
+    seconds, nanoseconds = struct.unpack_from("=qI", view, 0x50)
+    return int(seconds * 1_000_000_000 + nanoseconds) if mask & STATX_BTIME else None
+
+
+def utimensat(
+    path: bytes | None, atime: tuple[int, int], mtime: tuple[int, int], flags: int, fd: int = AT_FDCWD
+) -> None:
+    """utimensat(2): seconds and nanoseconds each, which may be UTIME_NOW or UTIME_OMIT; without a path, of `fd`."""
+    _check(_libc.utimensat(fd, _c(path), ffi.new("long[4]", [*atime, *mtime]), flags), "utimensat")
+
+
+def renameat2(old: bytes, new: bytes, flags: int) -> None:
+    """renameat2(2) below the working directory; `flags` are RENAME_*."""
+    _check(_libc.renameat2(AT_FDCWD, _c(old), AT_FDCWD, _c(new), flags), "renameat2")
 
 
 def unique_mount_id(mount_id: int, minor: int) -> int:

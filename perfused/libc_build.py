@@ -16,6 +16,8 @@ int prctl(int option, unsigned long a, unsigned long b, unsigned long c, unsigne
 long syscall(long number, ...);
 int fstatfs(int fd, void *buffer);
 int statx(int dirfd, const char *path, int flags, unsigned int mask, void *buffer);
+int utimensat(int dirfd, const char *path, const void *times, int flags);
+int renameat2(int olddir, const char *old, int newdir, const char *new, unsigned int flags);
 int fallocate(int fd, int mode, long offset, long length);
 """
 
