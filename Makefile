@@ -8,6 +8,7 @@ help:
 	@echo 'make demo    a C filesystem through perfused on this kernel: a workload, decoded frames, the opcode table'
 	@echo 'make test    all tests, on the real kernel'
 	@echo 'make lint    ruff and mypy'
+	@echo 'make docs    the documentation as a site, into $(BUILD)/site'
 	@echo 'make bench   codec, start, mount and relay figures (several minutes: nothing else should run)'
 	@echo 'make build   the C library and the C fixtures into $(BUILD)/'
 	@echo 'make setup   only $(VENV)'
@@ -18,7 +19,7 @@ setup: $(VENV)/.ready build
 $(VENV)/.ready: pyproject.toml .ci/prepare
 	sh .ci/prepare
 	$(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	$(PY) -m pip install --quiet --disable-pip-version-check -e '.[dev,docs]'
 	touch $@
 
 build: $(VENV)/.ready
@@ -36,6 +37,10 @@ lint: setup
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
+# Not --quiet: it would silence the warnings that --strict counts.
+docs: setup
+	$(PY) -m mkdocs build --strict --site-dir $(abspath $(BUILD))/site
+
 bench: setup
 	unshare -m --propagation private $(PY) -m tests.bench
 
@@ -43,4 +48,4 @@ clean:
 	rm -rf $(VENV) $(BUILD) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help setup build demo test lint bench clean
+.PHONY: help setup build demo test lint docs bench clean
