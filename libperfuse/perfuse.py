@@ -32,9 +32,9 @@ _lock = threading.Lock()
 def perfuse_open(path: str, flags: int = os.O_RDWR, mode: int = 0o600, *, private: bool = False) -> int:
     """open(2), except that "/dev/fuse" gives a device of perfused's: a descriptor for whole FUSE frames.
 
-    PERFUSE_ENDPOINT (socket, direct, device, any) names the endpoint. A private daemon is started where none listens, or
-    where it is to be `private`. O_CLOEXEC and O_NONBLOCK in `flags` hold. Raises OSError as open(2) does, PerfuseError
-    with the daemon's sentence.
+    PERFUSE_ENDPOINT (socket, direct, device, any) names the endpoint. A private daemon is started where none listens,
+    or where it is to be `private`. O_CLOEXEC and O_NONBLOCK in `flags` hold. Raises OSError as open(2) does,
+    PerfuseError with the daemon's sentence.
     """
     if path != DEVICE:
         return os.open(path, flags, mode)

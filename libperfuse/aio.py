@@ -1,0 +1,123 @@
+"""Serving on an asyncio loop: methods that are coroutine functions run as tasks, the others at once.
+
+Never here: threads; one loop serves one device, and a method that blocks the loop blocks the mount.
+"""
+
+import asyncio
+import contextlib
+import errno
+import os
+import select
+from typing import Any
+
+from libperfuse.answers import entries_of
+from libperfuse.calls import Call
+from libperfuse.operations import Request
+from libperfuse.server import GONE, Server
+from wire import codec
+
+#: requests taken in one turn of the loop, so that tasks get theirs
+TURN = 16
+#: seconds that cancelled methods may take to end
+PATIENCE = 5.0
+
+
+def serve_in_loop(server: Server) -> None:
+    """Serve in this thread, on a loop of its own, until the device has ended."""
+    asyncio.run(serve(server))
+
+
+async def serve(server: Server) -> None:
+    """Serve on the running loop until the device has ended or this task is cancelled, and methods under way with it."""
+    os.set_blocking(server.fd, False)
+    loop = asyncio.get_running_loop()
+    rows = await loop.run_in_executor(None, server.handshake, lambda: _read_first(server))
+    if rows is None:
+        return
+    over: asyncio.Future[None] = loop.create_future()
+    tasks: set[asyncio.Task[None]] = set()
+    frame = bytearray(server.frame_size())
+
+    def ready() -> None:
+        try:
+            if _take_turn(server, rows, frame, tasks) or over.done():
+                return
+            over.set_result(None)
+        except OSError as bad:
+            if not over.done():
+                over.set_exception(bad)
+
+    loop.add_reader(server.fd, ready)
+    try:
+        await over
+    finally:
+        loop.remove_reader(server.fd)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=PATIENCE)
+
+
+def _read_first(server: Server) -> bytes:
+    """The first request: it may be long in coming, so this runs beside the loop."""
+    poll = select.poll()
+    poll.register(server.fd, select.POLLIN)
+    while True:
+        poll.poll()
+        with contextlib.suppress(BlockingIOError):
+            return server.read()
+
+
+def _take_turn(server: Server, rows: list[Call | None], frame: bytearray, tasks: "set[asyncio.Task[None]]") -> bool:
+    """Take some requests; False where the device has ended. OSError for a device that cannot be read."""
+    for _ in range(TURN):
+        try:
+            size = os.readv(server.fd, [frame])
+        except BlockingIOError:
+            return True
+        except OSError as bad:
+            if bad.errno in GONE:
+                return False
+            if bad.errno != errno.ENOENT:
+                raise
+            continue
+        if not size or not _begin(server, rows, frame, size, tasks):
+            return False
+    return True
+
+
+def _begin(
+    server: Server, rows: list[Call | None], frame: bytearray, size: int, tasks: "set[asyncio.Task[None]]"
+) -> bool:
+    """Serve one request, or begin a task that will; False where the device has ended."""
+    request: Request = tuple.__new__(Request, codec.in_header.struct.unpack_from(frame))
+    row = rows[request.opcode] if request.opcode < len(rows) else None
+    if row is None or not row.waits or size != request.len:
+        out = server.odd(request, row, frame, size)
+        return out is None or server.send(out, request)
+    try:
+        end = server.extend(request, frame, size) if request.total_extlen else size
+        arguments = tuple(bytes(each) if isinstance(each, memoryview) else each for each in row.decode(frame, end))
+    except Exception as bad:
+        return server.send(server.failed(request, bad), request)
+    task = asyncio.get_running_loop().create_task(_call(server, row, request, arguments))
+    server.running[request.unique] = request
+    request.on_interrupt = task.cancel
+    tasks.add(task)
+    task.add_done_callback(tasks.discard)
+    return True
+
+
+async def _call(server: Server, row: Call, request: Request, arguments: tuple[Any, ...]) -> None:
+    result = None
+    assert row.method is not None
+    try:
+        result = await row.method(request, *arguments)
+        out = row.pack(request.unique, result, arguments)
+    except BaseException as bad:
+        for nodeid in entries_of(result):
+            server.forget(nodeid)
+        out = server.failed(request, bad)
+    server.running.pop(request.unique, None)
+    if out is not None:
+        server.send(out, request)

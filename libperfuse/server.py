@@ -1,0 +1,305 @@
+"""Serving requests on a device: read, call, reply, with whatever can go wrong between.
+
+Nothing on the way of a request is looked up by name, and no lock of ours is held over a call. Never here: how arguments
+and answers are coded (`calls`), mounts, and threads (`session`).
+"""
+
+import errno
+import io
+import logging
+import os
+import select
+import time
+from collections.abc import Callable
+from typing import Any
+
+from libperfuse.answers import error_frame, plain_frame
+from libperfuse.calls import Call, call, table
+from libperfuse.errors import FuseError, errno_of
+from libperfuse.negotiation import Init
+from libperfuse.notify import Notifier
+from libperfuse.operations import Operations, Request, has
+from wire import codec, compat, tails
+from wire.errors import WireError
+from wire.flags import UNIQUE_RESEND, InitFlag
+from wire.message import IN_HEADER_SIZE, OUT_HEADER_SIZE
+from wire.opcodes import BY_NUMBER, Opcode, name_of
+
+LOGGER = logging.getLogger("libperfuse")
+#: errnos of a device whose mount is gone
+GONE = frozenset(
+    {errno.ENODEV, errno.ECONNABORTED, errno.ECONNRESET, errno.EPIPE, errno.ENOTCONN, errno.EPERM, errno.EBADF}
+)
+#: how often a reply is tried that the socket has no room for
+TRIES = 50
+#: opcodes whose good reply begins with an entry_out, and those whose reply ends with an open_out
+_ENTRIES = frozenset(row.number for row in BY_NUMBER.values() if row.reply == "entry_out")
+_OPENING = frozenset({Opcode.OPEN, Opcode.OPENDIR, Opcode.CREATE, Opcode.TMPFILE})
+_HEADER = codec.in_header.struct.unpack_from
+
+
+def describe(request: Request) -> str:
+    """A request in a log line."""
+    return f"{name_of(request.opcode)} nodeid={request.nodeid} uid={request.uid} pid={request.pid}"
+
+
+class Server:
+    """One filesystem on one device. Several threads may `serve` at once."""
+
+    def __init__(self, operations: Operations, init: Init, label: str) -> None:
+        """`label` names the mount in log lines."""
+        self.operations = operations
+        self.init = init
+        self.label = label
+        self.fd = -1
+        self.notify = Notifier(self._tell)
+        #: methods under way, by unique
+        self.running: dict[int, Request] = {}
+
+    def _tell(self, frame: bytes) -> None:
+        if self.fd < 0:
+            raise FuseError(errno.ENODEV)
+        os.write(self.fd, frame)
+
+    # -- INIT ------------------------------------------------------------------------------------------------------
+
+    def frame_size(self) -> int:
+        """Bytes a request may have: max_write and its headers, at least what the kernel asks for."""
+        return max(self.init.max_write, 128 * 1024) + 4096
+
+    def read(self) -> bytes:
+        while True:
+            try:
+                return os.read(self.fd, self.frame_size())
+            except OSError as bad:
+                if bad.errno in GONE:
+                    return b""
+                if bad.errno not in (errno.ENOENT, errno.EINTR):
+                    raise
+
+    def handshake(self, read: Callable[[], bytes]) -> list[Call | None] | None:
+        """Answer INIT with what is wished; the table of calls, or None where the mount ended before."""
+        while frame := read():
+            head: Request = tuple.__new__(Request, _HEADER(frame))
+            if head.opcode == Opcode.CUSE_INIT:
+                return self._cuse_handshake(head, frame)
+            if head.opcode != Opcode.INIT:
+                self.send(error_frame(head.unique, errno.EIO), head)
+                continue
+            offer = codec.init_in.unpack_from(frame[IN_HEADER_SIZE:].ljust(codec.init_in.size, b"\0"))
+            try:
+                self.init.kernel = offer
+                self.operations.init(self.init)
+                answer = self.init.answer(offer)
+                rows = table(self.operations, self.init.minor, bool((self.init.agreed or 0) & InitFlag.SETXATTR_EXT))
+            except BaseException as bad:
+                self.send(error_frame(head.unique, errno_of(bad) or errno.EIO), head)
+                raise
+            body = codec.init_out.build(answer)
+            size = 8 if offer.major > 7 else compat.size("init_out", self.init.minor)
+            self.send(plain_frame(head.unique, body[:size]), head)
+            if offer.major == 7:
+                return rows
+        return None
+
+    def _cuse_handshake(self, head: Request, frame: bytes) -> list[Call | None] | None:
+        """CUSE_INIT, on /dev/cuse: the author's method answers."""
+        row = call(self.operations, BY_NUMBER[Opcode.CUSE_INIT], self.init.minor)
+        out = self.odd(head, row, bytearray(frame), len(frame))
+        self.send(out, head)
+        return table(self.operations, self.init.minor, setxattr_ext=False)
+
+    # -- requests --------------------------------------------------------------------------------------------------
+
+    def serve(self, rows: list[Call | None]) -> None:
+        """One thread: read, call, reply, until the device has ended."""
+        fd, frame, running, limit = self.fd, bytearray(self.frame_size()), self.running, len(rows)
+        readinto = io.FileIO(fd, "rb", closefd=False).readinto
+        write, writev, new = os.write, os.writev, tuple.__new__
+        while True:
+            try:
+                size = readinto(frame)
+            except OSError as bad:
+                if bad.errno == errno.ENOENT:
+                    continue
+                if bad.errno in GONE:
+                    return
+                raise
+            if not size:
+                if size == 0:
+                    return
+                select.select([fd], [], [])
+                continue
+            request: Request = new(Request, _HEADER(frame))
+            row = rows[request[1]] if request[1] < limit else None
+            if row is None or (answer := row[0]) is None or size != request[0] or request[7]:
+                out = self.odd(request, row, frame, size)
+                if out is None:
+                    continue
+            else:
+                unique = request[2]
+                running[unique] = request
+                try:
+                    out = answer(request, frame, size)
+                except BaseException as bad:
+                    out = self.failed(request, bad)
+                del running[unique]
+            try:
+                if type(out) is bytes:
+                    write(fd, out)
+                else:
+                    writev(fd, out)
+            except OSError as bad:
+                if not self.unsent(bad, request, out):
+                    return
+
+    def odd(self, request: Request, row: Call | None, frame: bytearray, size: int) -> Any:
+        """What `serve` has no time for: requests without a method, with extensions, for the server itself.
+
+        None where no reply is due.
+        """
+        end = size
+        unique = request.unique
+        self.running[unique] = request
+        try:
+            if size != request.len:
+                raise WireError("len", f"the frame's {size} bytes, got {request.len}")
+            if request.total_extlen:
+                end = self.extend(request, frame, size)
+            if row is None:
+                return self._own(request, frame, end)
+            if row.answer is None:
+                return error_frame(unique, errno.ENOSYS) if not row.welcome else error_frame(unique, 0)
+            return row.answer(request, frame, end)
+        except BaseException as bad:
+            return self.failed(request, bad)
+        finally:
+            self.running.pop(unique, None)
+
+    def extend(self, request: Request, frame: bytearray, size: int) -> int:
+        """Read the extensions into the request; where they begin."""
+        start = size - 8 * request.total_extlen
+        if start < IN_HEADER_SIZE:
+            raise WireError(
+                "total_extlen", f"at most {(size - IN_HEADER_SIZE) // 8} units of 8 bytes, got {request.total_extlen}"
+            )
+        for each in tails.parse_extensions(bytes(frame[start:size])):
+            if each.type == tails.EXT_GROUPS:
+                request.groups = tails.supplementary_groups(each)
+            elif each.type <= tails.MAX_NR_SECCTX:
+                request.security = tails.security_contexts(each)
+        return start
+
+    def _own(self, request: Request, frame: bytearray, end: int) -> Any:
+        """FORGET, INTERRUPT and others that are the session's; and opcodes that nobody knows."""
+        opcode, body = request.opcode, bytes(frame[IN_HEADER_SIZE:end])
+        if opcode == Opcode.FORGET:
+            self.operations.forget(request.nodeid, codec.forget_in.unpack_from(body).nlookup)
+        elif opcode == Opcode.BATCH_FORGET:
+            count = codec.batch_forget_in.unpack_from(body).count
+            for nodeid, nlookup in tails.parse_forgets(body[8:], count)[0]:
+                self.operations.forget(nodeid, nlookup)
+        elif opcode == Opcode.INTERRUPT:
+            return self._interrupt(request, codec.interrupt_in.unpack_from(body).unique)
+        elif opcode == Opcode.NOTIFY_REPLY:
+            arg = codec.notify_retrieve_in.unpack_from(body)
+            if not self.notify.retrieved(request.unique, arg.offset, body[codec.notify_retrieve_in.size :][: arg.size]):
+                LOGGER.warning("%s: NOTIFY_REPLY %d that nobody asked for", self.label, request.unique)
+        elif opcode == Opcode.DESTROY:
+            return plain_frame(request.unique, b"")
+        elif opcode in BY_NUMBER or not has(self.operations, "unknown"):
+            return error_frame(request.unique, errno.ENOSYS)
+        else:
+            answer = self.operations.unknown(request, body)
+            return plain_frame(request.unique, answer)
+        return None
+
+    def _interrupt(self, request: Request, unique: int) -> Any:
+        """Reach the running method; EAGAIN has the kernel ask again for a request that has not come so far."""
+        found = self.running.get(unique) or self.running.get(unique | UNIQUE_RESEND)
+        if found is None:
+            return error_frame(request.unique, errno.EAGAIN)
+        try:
+            found.interrupt()
+        except Exception:
+            LOGGER.exception("%s: on_interrupt of %s", self.label, describe(found))
+        return None
+
+    # -- replies ---------------------------------------------------------------------------------------------------
+
+    def failed(self, request: Request, bad: BaseException) -> Any:
+        """The reply to a request whose method raised, or answered what is no answer: a bug is EIO and a traceback.
+
+        None where the kernel waits for no reply.
+        """
+        code = errno_of(bad)
+        if not code:
+            LOGGER.error("%s: %s", self.label, describe(request), exc_info=bad)
+        if request.opcode in (Opcode.FORGET, Opcode.BATCH_FORGET, Opcode.NOTIFY_REPLY, Opcode.INTERRUPT):
+            return None
+        return error_frame(request.unique, code or errno.EIO)
+
+    def forget(self, nodeid: int) -> None:
+        try:
+            self.operations.forget(nodeid, 1)
+        except Exception:
+            LOGGER.exception("%s: forget of nodeid %d", self.label, nodeid)
+
+    def send(self, out: Any, request: Request, tries: int = TRIES) -> bool:
+        """Send a reply; False where the device has ended."""
+        try:
+            if type(out) is bytes:
+                os.write(self.fd, out)
+            else:
+                os.writev(self.fd, out)
+        except OSError as bad:
+            return self.unsent(bad, request, out, tries)
+        return True
+
+    def unsent(self, bad: OSError, request: Request, out: Any, tries: int = TRIES) -> bool:
+        """A reply that could not be sent: False where the device has ended.
+
+        ENOENT: the request is gone, and with it the lookups it would have counted. EINVAL and EMSGSIZE: the kernel, or
+        the socket, refuses the reply; the caller gets EIO.
+        """
+        if bad.errno in GONE:
+            return False
+        if bad.errno in (errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM) and tries:
+            poll = select.poll()
+            poll.register(self.fd, select.POLLOUT)
+            poll.poll(100)
+            if bad.errno != errno.EAGAIN:
+                time.sleep(0.01)
+            return self.send(out, request, tries - 1)
+        whole = out if type(out) is bytes else b"".join(out)
+        good = whole[4:8] == b"\0\0\0\0"
+        if good:
+            self._take_back(request, whole)
+        if bad.errno == errno.ENOENT:
+            return True
+        LOGGER.error("%s: reply to %s refused: %s", self.label, describe(request), bad.strerror)
+        return self.send(error_frame(request.unique, errno.EIO), request) if good else True
+
+    def _take_back(self, request: Request, whole: bytes) -> None:
+        """Nobody has what this reply gave: lookups are forgotten, what was opened is released."""
+        opcode, at = request.opcode, OUT_HEADER_SIZE
+        if opcode in _ENTRIES:
+            nodeid = codec.entry_out.unpack_from(whole, at).nodeid
+            if nodeid:
+                self.forget(nodeid)
+            at += compat.size("entry_out", self.init.minor)
+        elif opcode == Opcode.READDIRPLUS:
+            for each in tails.parse_direntplus(whole[at:])[0]:
+                nodeid = codec.entry_out.unpack_from(each.entry).nodeid
+                if nodeid and each.name not in (b".", b".."):
+                    self.forget(nodeid)
+        if opcode in _OPENING:
+            fh = codec.open_out.unpack_from(whole, at).fh
+            arg = codec.release_in.make(fh=fh)
+            try:
+                if opcode == Opcode.OPENDIR:
+                    self.operations.releasedir(request, arg)
+                else:
+                    self.operations.release(request, arg)
+            except Exception:
+                LOGGER.exception("%s: release of fh %d", self.label, fh)
