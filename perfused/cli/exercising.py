@@ -78,3 +78,7 @@ def main(
     if save is not None:
         save.write_text(outcome.mismatch.minimised.to_json())
     sys.exit(1)
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m perfused.conformance.exerciser")

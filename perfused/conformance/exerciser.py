@@ -160,6 +160,6 @@ def _hex(data: bytes, start: int) -> str:
 
 
 if __name__ == "__main__":
-    from perfused.cli import exercising
+    import runpy
 
-    exercising.main()
+    runpy.run_module("perfused.cli.exercising", run_name="__main__")
