@@ -1,7 +1,7 @@
 """libperfuse: what a filesystem imports, or in C links, to get its device and its mount from perfused.
 
-`perfuse_open`, `perfuse_mount` and `perfuse_unmount` stand for open(2), mount(2) and umount2(2). `Operations`, `Session`
-and `run` are a whole server for filesystems in Python, behind perfused or on /dev/fuse itself.
+`perfuse_open`, `perfuse_mount` and `perfuse_unmount` stand for open(2), mount(2) and umount2(2). `Operations`,
+`Session` and `run` are a whole server for filesystems in Python, behind perfused or on /dev/fuse itself.
 """
 
 import importlib

@@ -99,7 +99,8 @@ def _struct(row: Row, minor: int) -> Pack:
     def plain(unique: int, result: Any, arguments: Arguments) -> bytes:
         try:
             if slow:
-                return _HEADER(size, 0, unique) + made.build(result)[: size - OUT_HEADER_SIZE]
+                body: bytes = made.build(result)
+                return _HEADER(size, 0, unique) + body[: size - OUT_HEADER_SIZE]
             return pack(size, 0, unique, *result)
         except (struct.error, TypeError, ValueError):
             raise explain(result) from None
