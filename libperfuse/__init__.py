@@ -11,26 +11,29 @@ from libperfuse.connection import PerfuseError
 from libperfuse.perfuse import perfuse_mount, perfuse_open, perfuse_unmount
 
 if TYPE_CHECKING:
+    from libperfuse.caller import acting_as
     from libperfuse.errors import FuseError
     from libperfuse.negotiation import Init
     from libperfuse.nodes import Nodes
     from libperfuse.notify import Notifier
-    from libperfuse.operations import Entry, IoctlRetry, Operations, Request
+    from libperfuse.operations import Defer, Entry, IoctlRetry, Operations, Request
     from libperfuse.running import run, serve
     from libperfuse.session import Session
     from wire.tails import Dirent
 
 __all__ = [
-    "Dirent", "Entry", "FuseError", "Init", "IoctlRetry", "Nodes", "Notifier", "Operations", "PerfuseError", "Request",
-    "Session", "perfuse_mount", "perfuse_open", "perfuse_unmount", "run", "serve",
+    "Defer", "Dirent", "Entry", "FuseError", "Init", "IoctlRetry", "Nodes", "Notifier", "Operations", "PerfuseError",
+    "Request", "Session", "acting_as", "perfuse_mount", "perfuse_open", "perfuse_unmount", "run", "serve",
 ]  # fmt: skip
 
 #: the server's names and their modules, imported at first use: who only mounts does not wait for asyncio
 _SERVER = {
-    "Dirent": "wire.tails", "Entry": "libperfuse.operations", "FuseError": "libperfuse.errors",
+    "Defer": "libperfuse.operations", "Dirent": "wire.tails", "Entry": "libperfuse.operations",
+    "FuseError": "libperfuse.errors",
     "Init": "libperfuse.negotiation", "IoctlRetry": "libperfuse.operations", "Nodes": "libperfuse.nodes",
     "Notifier": "libperfuse.notify", "Operations": "libperfuse.operations", "Request": "libperfuse.operations",
-    "Session": "libperfuse.session", "run": "libperfuse.running", "serve": "libperfuse.running",
+    "Session": "libperfuse.session", "acting_as": "libperfuse.caller", "run": "libperfuse.running",
+    "serve": "libperfuse.running",
 }  # fmt: skip
 
 

@@ -7,6 +7,16 @@ from cffi import FFI
 SIGNATURES = """
 int mount(const char *source, const char *target, const char *type, unsigned long flags, const void *data);
 int umount2(const char *target, int flags);
+int prctl(int option, unsigned long a, unsigned long b, unsigned long c, unsigned long d);
+int unshare(int flags);
+int setfsuid(unsigned int uid);
+int setfsgid(unsigned int gid);
+int renameat2(int olddir, const char *oldname, int newdir, const char *newname, unsigned int flags);
+int statx(int dir, const char *path, int flags, unsigned int mask, void *buffer);
+int fallocate(int fd, int mode, long offset, long length);
+int utimensat(int dir, const char *path, const void *times, int flags);
+int syncfs(int fd);
+long syscall(long number, ...);
 """
 
 

@@ -77,6 +77,17 @@ class IoctlRetry(NamedTuple):
     out_iovs: tuple[Iovec, ...] = ()
 
 
+class Defer(Exception):
+    """Raised by a method whose answer takes its time: `work()` is called in a thread of its own, and gives the answer.
+
+    The thread that read the request goes on with others. An interrupt reaches `request` as before.
+    """
+
+    def __init__(self, work: Callable[[], object]) -> None:
+        super().__init__(work)
+        self.work = work
+
+
 def _none() -> NoReturn:
     raise FuseError(errno.ENOSYS)
 

@@ -9,16 +9,17 @@ import io
 import logging
 import os
 import select
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
-from libperfuse.answers import error_frame, plain_frame
+from libperfuse.answers import entries_of, error_frame, plain_frame
 from libperfuse.calls import Call, call, table
 from libperfuse.errors import FuseError, errno_of
 from libperfuse.negotiation import Init
 from libperfuse.notify import Notifier
-from libperfuse.operations import Operations, Request, has
+from libperfuse.operations import Defer, Operations, Request, has
 from wire import codec, compat, tails
 from wire.errors import WireError
 from wire.flags import UNIQUE_RESEND, InitFlag
@@ -55,6 +56,8 @@ class Server:
         self.notify = Notifier(self._tell)
         #: methods under way, by unique
         self.running: dict[int, Request] = {}
+        #: those of them that a thread of their own answers
+        self._deferred: set[int] = set()
 
     def _tell(self, frame: bytes) -> None:
         if self.fd < 0:
@@ -142,6 +145,9 @@ class Server:
                 try:
                     out = answer(request, frame, size)
                 except BaseException as bad:
+                    if type(bad) is Defer:
+                        self._defer(request, row, frame, size, bad.work)
+                        continue
                     out = self.failed(request, bad)
                 del running[unique]
             try:
@@ -171,10 +177,36 @@ class Server:
             if row.answer is None:
                 return error_frame(unique, errno.ENOSYS) if not row.welcome else error_frame(unique, 0)
             return row.answer(request, frame, end)
+        except Defer as bad:
+            assert row is not None
+            self._defer(request, row, frame, end, bad.work)
+            return None
         except BaseException as bad:
             return self.failed(request, bad)
         finally:
-            self.running.pop(unique, None)
+            if unique not in self._deferred:
+                self.running.pop(unique, None)
+
+    def _defer(self, request: Request, row: Call, frame: bytearray, end: int, work: Callable[[], object]) -> None:
+        """Have the answer made in a thread of its own; the request stays among those that run."""
+        arguments = tuple(bytes(each) if isinstance(each, memoryview) else each for each in row.decode(frame, end))
+        self._deferred.add(request.unique)
+        self.running[request.unique] = request
+
+        def answer() -> None:
+            result = None
+            try:
+                result = work()
+                out: Any = row.pack(request.unique, result, arguments)
+            except BaseException as bad:
+                for nodeid in entries_of(result):
+                    self.forget(nodeid)
+                out = self.failed(request, bad)
+            self.running.pop(request.unique, None)
+            self._deferred.discard(request.unique)
+            self.send(out, request)
+
+        threading.Thread(target=answer, daemon=True, name=f"fuse {name_of(request.opcode)}").start()
 
     def extend(self, request: Request, frame: bytearray, size: int) -> int:
         """Read the extensions into the request; where they begin."""
