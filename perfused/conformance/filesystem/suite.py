@@ -1,0 +1,28 @@
+"""All cases, in order: a list of modules, each of which yields its own."""
+
+from collections.abc import Iterator
+
+from perfused.conformance.filesystem import (
+    chmod,
+    creating,
+    mounts,
+    parents,
+    removing,
+    walking,
+)
+from perfused.conformance.filesystem.case import Case
+
+MODULES = (
+    chmod, creating, mounts, parents,
+    removing, walking,
+)  # fmt: skip
+
+
+def cases(only: tuple[str, ...] = ()) -> Iterator[Case]:
+    """All cases whose id begins with one of the prefixes, or that hold the assertion it names; by system call."""
+    found = [each for module in MODULES for each in module.cases() if _chosen(each.id, only)]
+    return iter(sorted(found, key=lambda each: each.id.partition("/")[0]))
+
+
+def _chosen(name: str, only: tuple[str, ...]) -> bool:
+    return not only or any(name.startswith(prefix) or prefix.startswith(f"{name}/") for prefix in only)
