@@ -1,0 +1,304 @@
+"""Where the semantics checks look: a directory on the filesystem under test, and the directory behind it.
+
+`tree` is looked at; changes "underneath" are made in `source`. On the kernel's own filesystem the two are one. A check
+uses the fixtures `tree` and `source`, or `place_with` for a source mounted with options of its own; a module takes them
+by assignment: `place_with, place, tree, source = places.FIXTURES`.
+"""
+
+import ctypes
+import errno
+import fcntl
+import json
+import os
+import struct
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from perfused import libc
+from tests.kernel.conftest import ROOT, eventually
+
+#: seconds a change underneath may stay unseen: the longest a filesystem under test lets the kernel cache
+CACHE_TIME = 1.0
+
+
+@dataclass(frozen=True)
+class Place:
+    """A directory on the filesystem under test, what is behind it, and which kind of place it is."""
+
+    name: str
+    tree: Path
+    source: Path
+
+
+@contextmanager
+def tmpfs(where: Path, options: str) -> Iterator[Path]:
+    """A tmpfs of its own, mounted with `options`."""
+    where.mkdir()
+    libc.mount(b"none", os.fsencode(where), b"tmpfs", 0, options.encode())
+    try:
+        where.chmod(0o755)
+        yield where
+    finally:
+        libc.umount2(os.fsencode(where), libc.MNT_DETACH)
+
+
+@contextmanager
+def native(request: pytest.FixtureRequest, source: Path) -> Iterator[Path]:
+    """The filesystem underneath itself."""
+    yield source
+
+
+Kind = Callable[[pytest.FixtureRequest, Path], AbstractContextManager[Path]]
+
+
+def loopback(*options: str) -> Kind:
+    """The loopback filesystem over the source, mounted through a daemon unless its options say otherwise."""
+
+    @contextmanager
+    def mounted(request: pytest.FixtureRequest, source: Path) -> Iterator[Path]:
+        where = source.with_name("tree")
+        where.mkdir()
+        request.getfixturevalue("daemon").mounted(
+            sys.executable, ROOT / "fixtures/loopback.py", *options, source, where
+        )
+        try:
+            yield where
+        finally:
+            libc.umount2(os.fsencode(where), libc.MNT_DETACH)
+
+    return mounted
+
+
+#: what a place is called -> how its tree comes to be, given its source
+PLACES: dict[str, Kind] = {
+    "native": native,
+}
+
+
+@pytest.fixture(params=PLACES)
+def place_with(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[str], Place]]:
+    """Make the place of a test, its source a tmpfs mounted with the given options: call it once."""
+    held: list[AbstractContextManager[Path]] = []
+
+    def make(options: str) -> Place:
+        under = tmpfs(tmp_path / "source", options)
+        source = under.__enter__()
+        held.append(under)
+        over = PLACES[request.param](request, source)
+        tree = over.__enter__()
+        held.append(over)
+        return Place(request.param, tree, source)
+
+    yield make
+    for each in reversed(held):
+        each.__exit__(None, None, None)
+
+
+@pytest.fixture
+def place(place_with: Callable[[str], Place]) -> Place:
+    """A place with room enough."""
+    return place_with("size=1g,nr_inodes=400k")
+
+
+@pytest.fixture
+def tree(place: Place) -> Path:
+    """A directory on the filesystem under test."""
+    return place.tree
+
+
+@pytest.fixture
+def source(place: Place) -> Path:
+    """The directory behind `tree`."""
+    return place.source
+
+
+FIXTURES = (place_with, place, tree, source)
+
+
+# Another process
+
+_LOOP = """
+import array, ctypes, errno, fcntl, json, mmap, os, signal, socket, struct, sys
+class Interrupted(Exception): pass
+def interrupted(*_): raise Interrupted
+signal.signal(signal.SIGUSR1, interrupted)
+names = globals()
+for line in sys.stdin:
+    try:
+        code = json.loads(line)
+        try:
+            answer = eval(compile(code, "<asked>", "eval"), names)
+        except SyntaxError:
+            answer = exec(code, names)
+        said = {"answer": answer if isinstance(answer, (int, str, list, type(None))) else repr(answer)}
+    except Interrupted:
+        said = {"interrupted": True}
+    except OSError as bad:
+        said = {"errno": bad.errno}
+    except Exception as bad:
+        said = {"bug": repr(bad)}
+    print(json.dumps(said), flush=True)
+"""
+
+
+class Process:
+    """Another process, which does what it is told in Python: `do` waits for it, `begin` does not.
+
+    With `user` it is that user, of the group of the same number and of `groups`, once it has started: where Python is
+    installed such a user may not go. It then needs `cwd` and names relative to it, for the same reason.
+    """
+
+    def __init__(self, cwd: Path | None = None, user: int = 0, groups: tuple[int, ...] = ()) -> None:
+        self.popen = subprocess.Popen(
+            [sys.executable, "-c", _LOOP], text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=cwd
+        )
+        self.do("os.umask(0o022)")
+        if user:
+            self.do(f"os.setgroups({list(groups)}), os.setresgid(*[{user}] * 3), os.setresuid(*[{user}] * 3)")
+
+    @property
+    def pid(self) -> int:
+        """Its pid."""
+        return self.popen.pid
+
+    def begin(self, code: str) -> None:
+        """Tell it; `result` has what comes of it."""
+        assert self.popen.stdin is not None
+        self.popen.stdin.write(json.dumps(code) + "\n")
+        self.popen.stdin.flush()
+
+    def result(self) -> Any:
+        """What came of it; OSError with its errno, InterruptedError where SIGUSR1 ended it."""
+        assert self.popen.stdout is not None
+        said = json.loads(self.popen.stdout.readline() or '{"bug": "it ended"}')
+        assert "bug" not in said, said
+        if "interrupted" in said:
+            raise InterruptedError
+        if "errno" in said:
+            raise OSError(said["errno"], os.strerror(said["errno"]))
+        return said["answer"]
+
+    def do(self, code: str) -> Any:
+        """Tell it and wait."""
+        self.begin(code)
+        return self.result()
+
+    def waits_in_a_call(self) -> None:
+        """Wait until what it was told sleeps in the kernel: in another call than the read(2) of its orders."""
+
+        def there() -> bool:
+            call = Path(f"/proc/{self.pid}/syscall").read_text().split()
+            return len(call) > 2 and not (call[1] == "0x0" and int(call[0]) == _READ) and _asleep(self.pid)
+
+        eventually(there, "the other process waits in a call")
+
+    def end(self) -> None:
+        """Kill it and wait for it."""
+        self.popen.kill()
+        self.popen.wait()
+        for pipe in (self.popen.stdin, self.popen.stdout):
+            assert pipe is not None
+            pipe.close()
+
+
+_READ = {"x86_64": 0, "s390x": 3, "ppc64le": 3}.get(os.uname().machine, 63)
+
+
+def _asleep(pid: int) -> bool:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "SD"
+
+
+@pytest.fixture
+def processes() -> Iterator[Callable[..., Process]]:
+    """Start processes; all are killed in the end."""
+    made: list[Process] = []
+
+    def start(**more: Any) -> Process:
+        made.append(Process(**more))
+        return made[-1]
+
+    yield start
+    for each in made:
+        each.end()
+
+
+# Calls that Python does not have
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.getdents64.restype = _libc.getxattr.restype = ctypes.c_ssize_t
+
+RENAME_NOREPLACE = 1
+RENAME_EXCHANGE = 2
+AT_FDCWD = -100
+AT_SYMLINK_NOFOLLOW = 0x100
+STATX_BASIC_STATS = 0x7FF
+STATX_BTIME = 0x800
+#: fcntl(2): locks of an open file description
+F_OFD_GETLK, F_OFD_SETLK, F_OFD_SETLKW = 36, 37, 38
+
+
+@contextmanager
+def fails(*codes: int) -> Iterator[None]:
+    """What is inside must fail with one of these errnos."""
+    with pytest.raises(OSError) as caught:
+        yield
+    names = [errno.errorcode[code] for code in codes]
+    assert caught.value.errno in codes, f"{caught.value}, expected {names}"
+
+
+def _checked(result: int) -> int:
+    if result < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+    return result
+
+
+def renameat2(old: Path, new: Path, flags: int) -> None:
+    """renameat2(2)."""
+    _checked(_libc.renameat2(AT_FDCWD, os.fsencode(old), AT_FDCWD, os.fsencode(new), flags))
+
+
+def statx(path: Path, mask: int) -> tuple[int, tuple[int, int], int]:
+    """statx(2): (stx_mask, stx_btime as seconds and nanoseconds, stx_size)."""
+    buffer = ctypes.create_string_buffer(256)
+    _checked(_libc.statx(AT_FDCWD, os.fsencode(path), AT_SYMLINK_NOFOLLOW, mask, buffer))
+    (answered,) = struct.unpack_from("=I", buffer, 0)
+    (size,) = struct.unpack_from("=Q", buffer, 40)
+    return answered, struct.unpack_from("=qI", buffer, 80), size
+
+
+def entries(fd: int, room: int = 4096) -> list[tuple[bytes, int]]:
+    """getdents64(2): the next (name, offset of what follows it) of an open directory, nothing at its end."""
+    buffer = ctypes.create_string_buffer(room)
+    count = _checked(_libc.getdents64(fd, buffer, ctypes.c_size_t(room)))
+    found, at = [], 0
+    while at < count:
+        after, length = struct.unpack_from("=qH", buffer, at + 8)
+        found.append((buffer.raw[at + 19 : at + length].split(b"\0", 1)[0], after))
+        at += length
+    return found
+
+
+def getxattr(path: Path, name: str, room: int) -> int:
+    """getxattr(2) with `room` bytes to put the value in: the value's size. ERANGE where that is too little."""
+    buffer = ctypes.create_string_buffer(max(room, 1))
+    return _checked(_libc.getxattr(os.fsencode(path), name.encode(), buffer, ctypes.c_size_t(room)))
+
+
+def lock(kind: int, start: int = 0, length: int = 0) -> bytes:
+    """struct flock, from the start of the file: F_RDLCK, F_WRLCK or F_UNLCK."""
+    return struct.pack("hhqqi4x", kind, os.SEEK_SET, start, length, 0)
+
+
+def holder(fd: int, kind: int, start: int = 0, length: int = 0, how: int = fcntl.F_GETLK) -> tuple[int, int, int, int]:
+    """fcntl(2) F_GETLK: (type, start, length, pid) of the first lock in the way, F_UNLCK where none is."""
+    found = fcntl.fcntl(fd, how, lock(kind, start, length))
+    answered, _, first, extent, pid = struct.unpack("hhqqi4x", found)
+    return answered, first, extent, pid
