@@ -72,6 +72,12 @@ def seek(stage: Stage, file: File, operation: Operation) -> tuple[int, int]:
     return at, at
 
 
+def seek_synced(stage: Stage, file: File, operation: Operation) -> tuple[int, int]:
+    """fsync(2), then the same: where a filesystem learns of pages written through a mapping no sooner."""
+    stage.calls.fsync(file.fd(operation.slot))
+    return seek(stage, file, operation)
+
+
 def _seek_to(stage: Stage, fd: int, at: int, whence: int) -> int | None:
     """lseek(2), None for ENXIO; Unsupported where the filesystem knows no holes."""
     try:

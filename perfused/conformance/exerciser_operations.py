@@ -43,6 +43,7 @@ WEIGHTS = {
     "collapse_range": 2,
     "insert_range": 2,
     "seek": 4,
+    "seek_synced": 2,
     "copy_range": 5,
     "copy_overlapping": 1,
     "sendfile": 3,

@@ -27,8 +27,10 @@ Start = Callable[..., Process]
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_random_operations_leave_what_they_should(tree: Path, seed: int) -> None:
-    outcome = exercise(tree, seed, 1_000, size=256 * KIB)
+def test_random_operations_leave_what_they_should(place: Place, seed: int) -> None:
+    # FUSE in the kernel asks for holes without first writing back what a mapping has; seek_synced is left in.
+    without = () if place.name == "native" else ("seek",)
+    outcome = exercise(place.tree, seed, 1_000, size=256 * KIB, without=without)
     assert outcome.mismatch is None, outcome.mismatch.report()
 
 
