@@ -24,9 +24,6 @@ import pytest
 from perfused import libc
 from tests.kernel.conftest import ROOT, eventually
 
-#: seconds a change underneath may stay unseen: the longest a filesystem under test lets the kernel cache
-CACHE_TIME = 1.0
-
 
 @dataclass(frozen=True)
 class Place:
