@@ -221,11 +221,14 @@ def birth_time(path: bytes) -> int | None:
     return int(seconds * 1_000_000_000 + nanoseconds) if mask & STATX_BTIME else None
 
 
-def utimensat(
-    path: bytes | None, atime: tuple[int, int], mtime: tuple[int, int], flags: int, fd: int = AT_FDCWD
-) -> None:
-    """utimensat(2): seconds and nanoseconds each, which may be UTIME_NOW or UTIME_OMIT; without a path, of `fd`."""
-    _check(_libc.utimensat(fd, _c(path), ffi.new("long[4]", [*atime, *mtime]), flags), "utimensat")
+def utimensat(path: bytes, atime: tuple[int, int], mtime: tuple[int, int], flags: int) -> None:
+    """utimensat(2) below the working directory: seconds and nanoseconds each, which may be UTIME_NOW or UTIME_OMIT."""
+    _check(_libc.utimensat(AT_FDCWD, _c(path), ffi.new("long[4]", [*atime, *mtime]), flags), "utimensat")
+
+
+def futimens(fd: int, atime: tuple[int, int], mtime: tuple[int, int]) -> None:
+    """futimens(3): as `utimensat`, of a descriptor."""
+    _check(_libc.futimens(fd, ffi.new("long[4]", [*atime, *mtime])), "futimens")
 
 
 def renameat2(old: bytes, new: bytes, flags: int) -> None:

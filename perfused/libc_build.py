@@ -17,6 +17,7 @@ long syscall(long number, ...);
 int fstatfs(int fd, void *buffer);
 int statx(int dirfd, const char *path, int flags, unsigned int mask, void *buffer);
 int utimensat(int dirfd, const char *path, const void *times, int flags);
+int futimens(int fd, const void *times);
 int renameat2(int olddir, const char *old, int newdir, const char *new, unsigned int flags);
 int fallocate(int fd, int mode, long offset, long length);
 """
