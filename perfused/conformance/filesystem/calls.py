@@ -8,6 +8,7 @@ import os
 import socket
 import stat
 import subprocess
+import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -148,12 +149,45 @@ def _link_follow(old: str, new: str) -> None:
         os.close(here)
 
 
+def _fill(fd: int) -> None:
+    """Write until there is no room; raises OSError then, or after more than a small filesystem can hold."""
+    block = bytes(1 << 16)
+    for _ in range(2048):
+        left = block
+        while left:
+            left = left[os.write(fd, left) :]
+
+
+def _scandir(path: str) -> list[tuple[str, str]]:
+    """Names and kinds, links, directories and regular files as the listing itself tells them (d_type)."""
+    with os.scandir(path) as entries:
+        return sorted((entry.name, _kind(entry)) for entry in entries)
+
+
+def _kind(entry: "os.DirEntry[str]") -> str:
+    if entry.is_symlink():
+        return "symlink"
+    if entry.is_dir(follow_symlinks=False):
+        return "dir"
+    if entry.is_file(follow_symlinks=False):
+        return "regular"
+    return _stat(entry.stat(follow_symlinks=False)).kind
+
+
+def _times_after(path: str, floor: int, which: str) -> bool:
+    """Whether the times in `which` are later than `floor` and not later than now."""
+    found = _stat(os.lstat(path))
+    times = [getattr(found, name) for name in ("atime", "mtime", "ctime") if name[0] in which]
+    return all(floor < each <= time.time_ns() for each in times)
+
+
 def _listing(path: str) -> list[str]:
     return sorted(os.listdir(path))
 
 
 CALLS: dict[str, Callable[..., Any]] = {
     "access": lambda path, mode: None if os.access(path, mode) else _raise_access(path, mode),
+    "between": lambda low, middle, high: low <= middle <= high,
     "bind": _bind,
     "bind_mount": _bind_mount,
     "birth_time": lambda path: libc.birth_time(os.fsencode(path)),
@@ -162,13 +196,16 @@ CALLS: dict[str, Callable[..., Any]] = {
     "chown": os.chown,
     "close": _close,
     "connect": _connect,
+    "count_inodes": lambda paths: len({os.lstat(path).st_ino for path in paths}),
     "fchdir": os.fchdir,
     "fchmod": os.fchmod,
     "fchown": os.fchown,
+    "fill": _fill,
     "fstat": lambda fd: _stat(os.fstat(fd)),
     "fsync": os.fsync,
     "ftruncate": os.ftruncate,
-    "futimens": lambda fd, atime, mtime: libc.utimensat(None, atime, mtime, 0, fd),
+    "futimens": libc.futimens,
+    "has_blocks": lambda fd, size: os.fstat(fd).st_blocks * 512 >= size,
     "lchown": os.lchown,
     "link": os.link,
     "link_follow": _link_follow,
@@ -190,8 +227,10 @@ CALLS: dict[str, Callable[..., Any]] = {
     "renameat2": lambda old, new, flags: libc.renameat2(os.fsencode(old), os.fsencode(new), flags),
     "rmdir": os.rmdir,
     "run": _run,
+    "scandir": _scandir,
     "stat": lambda path: _stat(os.stat(path)),
     "symlink": os.symlink,
+    "times_after": _times_after,
     "truncate": os.truncate,
     "umount": lambda path: libc.umount2(os.fsencode(path), libc.MNT_DETACH),
     "unlink": os.unlink,

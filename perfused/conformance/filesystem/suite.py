@@ -3,18 +3,33 @@
 from collections.abc import Iterator
 
 from perfused.conformance.filesystem import (
+    access,
     chmod,
+    chown,
     creating,
+    link,
     mounts,
+    open_flags,
+    opening,
     parents,
+    posix_fallocate,
+    reading,
     removing,
+    rename,
+    rename_flags,
+    rename_over,
+    rename_sticky,
+    symlink,
+    truncate,
+    unlinked,
+    utimensat,
     walking,
 )
 from perfused.conformance.filesystem.case import Case
 
 MODULES = (
-    chmod, creating, mounts, parents,
-    removing, walking,
+    access, chmod, chown, creating, link, mounts, open_flags, opening, parents, posix_fallocate, reading, rename,
+    rename_flags, rename_over, rename_sticky, removing, symlink, truncate, unlinked, utimensat, walking,
 )  # fmt: skip
 
 
