@@ -34,11 +34,8 @@ def main(directory: Path | None, only: tuple[str, ...], json_path: Path | None, 
     console = Console(highlight=False, markup=False, emoji=False, width=None if sys.stdout.isatty() else 10_000)
     errors = Console(stderr=True, highlight=False, markup=False)
     try:
-        if errors.is_terminal:
-            with errors.status("begins"):
-                result = run(directory, only, lambda call: errors.print(f"{call.name} {call.assertions}"))
-        else:
-            result = run(directory, only)
+        # no spinner: it would be a thread, and the suite forks
+        result = run(directory, only, (lambda call: errors.print(call.name)) if errors.is_terminal else None)
     except Unusable as bad:
         print(f"posix suite: {bad}", file=sys.stderr)
         sys.exit(2)

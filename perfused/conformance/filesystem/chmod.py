@@ -135,16 +135,13 @@ def cleared(stage: Stage, writer: Who, how: str) -> None:
     """Whoever changes the content without being root takes the set-user-ID bit away: also the owner (inode(7)).
 
     The set-group-ID bit goes with it from a file that its group may execute. Without that permission the bit was once a
-    mark for locks, and Linux leaves it to those who are in the group.
+    mark for locks: Linux leaves it to those who are in the group, and from others some filesystems take it away.
     """
     for mode in (0o4777, 0o2777, 0o6777, 0o6767, 0o1777, 0o777):
         name = f"x{mode:04o}"
         stage.make("regular", name, mode, USER)
-        kept = mode & ~0o4000
-        if mode & 0o0010 or writer is OTHER:
-            kept &= ~0o2000
-        if writer is ROOT:
-            kept = mode
+        left = mode & ~0o6000 if mode & 0o0010 else mode & ~0o4000
+        kept = {mode} if writer is ROOT else {left, left & ~0o2000} if writer is OTHER else {left}
         _change(stage, writer, how, name, f"{mode:04o}-success")
         stage.sees(name, mode=kept, uid=USER.uid, gid=USER.gid, label=f"{mode:04o}-mode")
 

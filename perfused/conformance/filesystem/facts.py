@@ -63,14 +63,15 @@ def probe() -> Facts:
 def _flags_of_rename(lacking: dict[str, str]) -> None:
     for name, flag in (("noreplace", libc.RENAME_NOREPLACE), ("exchange", libc.RENAME_EXCHANGE)):
         Path("a").touch()
-        Path("b").touch()
+        if name == "exchange":
+            Path("b").touch()
         try:
             libc.renameat2(b"a", b"b", flag)
         except OSError as bad:
             if bad.errno in (errno.EINVAL, errno.ENOSYS):
                 lacking[name] = f"renameat2 does not know the flag: {error_name(bad.errno)}"
-        os.unlink("a")
-        os.unlink("b")
+        for left in os.listdir("."):
+            os.unlink(left)
 
 
 def _tmpfile(lacking: dict[str, str]) -> None:
