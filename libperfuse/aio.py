@@ -4,71 +4,89 @@ Never here: threads; one loop serves one device, and a method that blocks the lo
 """
 
 import asyncio
-import contextlib
 import errno
 import os
-import select
 from typing import Any
 
 from libperfuse.answers import entries_of
 from libperfuse.calls import Call
+from libperfuse.mounting import Device
 from libperfuse.operations import Request
 from libperfuse.server import GONE, Server
 from wire import codec
+from wire.message import IN_HEADER_SIZE
+from wire.opcodes import BY_NUMBER
 
 #: requests taken in one turn of the loop, so that tasks get theirs
 TURN = 16
 #: seconds that cancelled methods may take to end
 PATIENCE = 5.0
+Tasks = set[asyncio.Task[None]]
 
 
 def serve_in_loop(server: Server) -> None:
-    """Serve in this thread, on a loop of its own, until the device has ended."""
-    asyncio.run(serve(server))
+    """Serve in this thread, on a loop of its own, until the device has ended.
+
+    Not asyncio.run, which would wait for ever for a method that swallows its cancellation.
+    """
+    loop = asyncio.new_event_loop()
+    try:
+        loop.run_until_complete(serve(server))
+    finally:
+        loop.close()
 
 
 async def serve(server: Server) -> None:
     """Serve on the running loop until the device has ended or this task is cancelled, and methods under way with it."""
     os.set_blocking(server.fd, False)
     loop = asyncio.get_running_loop()
-    rows = await loop.run_in_executor(None, server.handshake, lambda: _read_first(server))
+    assert server.device is not None
+    server.device.take()
+    rows = await loop.run_in_executor(None, _handshake, server, server.device)
     if rows is None:
         return
     over: asyncio.Future[None] = loop.create_future()
-    tasks: set[asyncio.Task[None]] = set()
-    frame = bytearray(server.frame_size())
+    tasks: Tasks = set()
+    fd, frame = server.fd, bytearray(server.frame_size())
+
+    def later(work: Any) -> None:
+        _keep(loop.create_task(work), tasks)
 
     def ready() -> None:
         try:
             if _take_turn(server, rows, frame, tasks) or over.done():
                 return
             over.set_result(None)
-        except OSError as bad:
+        except Exception as bad:
             if not over.done():
                 over.set_exception(bad)
 
-    loop.add_reader(server.fd, ready)
+    server.later = later
+    loop.add_reader(fd, ready)
     try:
         await over
     finally:
-        loop.remove_reader(server.fd)
+        loop.remove_reader(fd)
         for task in tasks:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks, timeout=PATIENCE)
 
 
-def _read_first(server: Server) -> bytes:
-    """The first request: it may be long in coming, so this runs beside the loop."""
-    poll = select.poll()
-    poll.register(server.fd, select.POLLIN)
-    while True:
-        poll.poll()
-        with contextlib.suppress(BlockingIOError):
-            return server.read()
+def _handshake(server: Server, device: Device) -> list[Call | None] | None:
+    """INIT, beside the loop: it may be long in coming, and whoever waits for it may be cancelled meanwhile."""
+    try:
+        return server.handshake()
+    finally:
+        device.give()
 
 
-def _take_turn(server: Server, rows: list[Call | None], frame: bytearray, tasks: "set[asyncio.Task[None]]") -> bool:
+def _keep(task: asyncio.Task[None], tasks: Tasks) -> None:
+    tasks.add(task)
+    task.add_done_callback(tasks.discard)
+
+
+def _take_turn(server: Server, rows: list[Call | None], frame: bytearray, tasks: Tasks) -> bool:
     """Take some requests; False where the device has ended. OSError for a device that cannot be read."""
     for _ in range(TURN):
         try:
@@ -86,13 +104,13 @@ def _take_turn(server: Server, rows: list[Call | None], frame: bytearray, tasks:
     return True
 
 
-def _begin(
-    server: Server, rows: list[Call | None], frame: bytearray, size: int, tasks: "set[asyncio.Task[None]]"
-) -> bool:
+def _begin(server: Server, rows: list[Call | None], frame: bytearray, size: int, tasks: Tasks) -> bool:
     """Serve one request, or begin a task that will; False where the device has ended."""
     request: Request = tuple.__new__(Request, codec.in_header.struct.unpack_from(frame))
     row = rows[request.opcode] if request.opcode < len(rows) else None
-    if row is None or not row.waits or size != request.len:
+    if row is None and request.opcode not in BY_NUMBER:
+        row = server.unknown
+    if row is None or not row.waits or size != request.len or size < IN_HEADER_SIZE:
         out = server.odd(request, row, frame, size)
         return out is None or server.send(out, request)
     try:
@@ -100,18 +118,21 @@ def _begin(
         arguments = tuple(bytes(each) if isinstance(each, memoryview) else each for each in row.decode(frame, end))
     except Exception as bad:
         return server.send(server.failed(request, bad), request)
-    task = asyncio.get_running_loop().create_task(_call(server, row, request, arguments))
     server.running[request.unique] = request
-    request.on_interrupt = task.cancel
-    tasks.add(task)
-    task.add_done_callback(tasks.discard)
+    _keep(asyncio.get_running_loop().create_task(_call(server, row, request, arguments)), tasks)
     return True
 
 
 async def _call(server: Server, row: Call, request: Request, arguments: tuple[Any, ...]) -> None:
-    result = None
+    result: Any = None
+    task = asyncio.current_task()
     assert row.method is not None
+    assert task is not None
     try:
+        # Not before: a task that is cancelled before its first step never takes one, and nobody would answer.
+        if request.interrupted:
+            raise InterruptedError
+        request.on_interrupt = task.cancel
         result = await row.method(request, *arguments)
         out = row.pack(request.unique, result, arguments)
     except BaseException as bad:

@@ -14,7 +14,7 @@ from libperfuse.errors import FuseError
 from libperfuse.operations import IoctlRetry
 from wire import codec, compat, tails
 from wire.errors import WireError
-from wire.flags import IoctlFlag
+from wire.flags import IOCTL_MAX_IOV, IoctlFlag
 from wire.message import OUT_HEADER_SIZE
 from wire.opcodes import Opcode, Row, Tail
 
@@ -38,9 +38,14 @@ def error_frame(unique: int, code: int) -> bytes:
     return _HEADER(OUT_HEADER_SIZE, -code, unique)
 
 
-def plain_frame(unique: int, body: Any) -> Frame:
+def plain_frame(unique: int, body: bytes) -> Frame:
     """A good reply with this body."""
     return _HEADER(OUT_HEADER_SIZE + len(body), 0, unique), body
+
+
+def pack_unknown(unique: int, result: Any, arguments: Arguments) -> Frame:
+    """A good reply to an opcode nobody knows: the bytes its method gives."""
+    return _HEADER(OUT_HEADER_SIZE + _length(result, "unknown"), 0, unique), result
 
 
 def entries_of(result: Any) -> Iterator[int]:
@@ -114,7 +119,7 @@ def _struct(row: Row, minor: int) -> Pack:
                 valid, nsec, dummy, found = result
                 return front(size, 0, unique, valid, nsec, dummy) + attr(*found)
             return front(size, 0, unique, *result[:nested]) + attr(*result[nested])
-        except (struct.error, TypeError, IndexError, KeyError):
+        except (struct.error, TypeError, ValueError, IndexError, KeyError):
             raise explain(result) from None
 
     whole: Callable[[int, Any, Arguments], bytes] = with_attr if nested else plain
@@ -128,7 +133,7 @@ def _created(row: Row, minor: int) -> Pack:
     size = compat.size("entry_out", compat.NEWEST_MINOR if row.number == Opcode.TMPFILE else minor)
 
     def pack(unique: int, result: Any, arguments: Arguments) -> Frame:
-        if not isinstance(result, tuple) or len(result) != 2:
+        if not isinstance(result, tuple) or len(result) != 2 or not all(isinstance(each, tuple) for each in result):
             raise _wrong(row.name, "an EntryOut and an OpenOut", result)
         body = codec.entry_out.build(result[0])[:size] + codec.open_out.build(result[1])
         return _HEADER(OUT_HEADER_SIZE + len(body), 0, unique) + body
@@ -166,7 +171,7 @@ def _number(row: Row) -> Pack:
 def _length(result: Any, name: str) -> int:
     if isinstance(result, bytes | bytearray):
         return len(result)
-    if isinstance(result, memoryview):
+    if isinstance(result, memoryview) and result.c_contiguous:  # else os.writev would refuse it
         return result.nbytes
     raise _wrong(name, "bytes", result)
 
@@ -202,13 +207,20 @@ def _getxattr(unique: int, result: Any, arguments: Arguments) -> Frame:
 
 
 def _listxattr(unique: int, result: Any, arguments: Arguments) -> Frame:
-    if isinstance(result, bytes | str):
-        raise _wrong("listxattr", "names, each bytes", result)
-    return _xattr(unique, tails.pack_names(*result), arguments[0].size, "listxattr")
+    try:
+        names = tails.pack_names(*result)
+    except TypeError as bad:
+        raise _wrong("listxattr", "names, each bytes", result) from bad
+    return _xattr(unique, names, arguments[0].size, "listxattr")
 
 
 def _ioctl(unique: int, result: Any, arguments: Arguments) -> Frame:
     if isinstance(result, IoctlRetry):
+        count = len(result.in_iovs) + len(result.out_iovs)
+        if count > IOCTL_MAX_IOV:
+            raise WireError("ioctl_out.in_iovs + out_iovs", f"at most {IOCTL_MAX_IOV}, got {count}")
+        if not arguments[0].flags & IoctlFlag.UNRESTRICTED:
+            raise WireError("ioctl_in.flags", "UNRESTRICTED, which an IoctlRetry answers")
         pairs = tails.pack_pairs((*result.in_iovs, *result.out_iovs))
         retry = codec.ioctl_out.pack(0, IoctlFlag.RETRY, len(result.in_iovs), len(result.out_iovs))
         return _HEADER(OUT_HEADER_SIZE + len(retry) + len(pairs), 0, unique), retry + pairs
@@ -223,6 +235,7 @@ def _ioctl(unique: int, result: Any, arguments: Arguments) -> Frame:
 def _cuse_init(unique: int, result: Any, arguments: Arguments) -> Frame:
     if not isinstance(result, tuple) or len(result) != 2:
         raise _wrong("cuse_init", "a CuseInitOut and its variables", result)
+    _length(result[1], "cuse_init")
     body = codec.cuse_init_out.build(result[0]) + bytes(result[1])
     return _HEADER(OUT_HEADER_SIZE + len(body), 0, unique), body
 
@@ -235,10 +248,20 @@ def _checked(off: int) -> int:
 
 def _readdir(unique: int, result: Any, arguments: Arguments) -> Frame:
     buffer, took = tails.DirentBuffer(arguments[0].size), 0
-    for took, each in enumerate(result, 1):  # noqa: B007
-        if not buffer.add(each[0], _checked(each[1]), each[2], each[3]):
-            break
+    for took, each in enumerate(_entries("readdir", "Dirent", result), 1):  # noqa: B007
+        try:
+            if not buffer.add(each[0], _checked(each[1]), each[2], each[3]):
+                break
+        except (TypeError, IndexError, KeyError):
+            raise _wrong("readdir", "Dirents", each) from None
     return _filled(unique, buffer, took)
+
+
+def _entries(name: str, kind: str, result: Any) -> Iterator[Any]:
+    try:
+        return iter(result)
+    except TypeError:
+        raise _wrong(name, f"an iterable of {kind}", result) from None
 
 
 def _filled(unique: int, buffer: tails.DirentBuffer, took: int) -> Frame:
@@ -253,11 +276,18 @@ def _readdirplus(forget: Forget) -> Pack:
     def pack(unique: int, result: Any, arguments: Arguments) -> Frame:
         buffer, took, counted = tails.DirentplusBuffer(arguments[0].size), 0, []
         try:
-            for took, (entry, ino, off, kind, name) in enumerate(result, 1):  # noqa: B007
-                counts = entry.nodeid and name not in (b".", b"..")
-                if counts:
-                    counted.append(entry.nodeid)
-                if not buffer.add(ino, _checked(off), kind, name, codec.entry_out.build(entry)):
+            for took, each in enumerate(_entries("readdirplus", "Entry", result), 1):  # noqa: B007
+                try:
+                    entry, ino, off, kind, name = each
+                    counts = entry.nodeid and name not in (b".", b"..")
+                    if counts:
+                        counted.append(entry.nodeid)
+                    fits = buffer.add(ino, _checked(off), kind, name, codec.entry_out.build(entry))
+                except WireError:
+                    raise
+                except (TypeError, ValueError, AttributeError):
+                    raise _wrong("readdirplus", "Entries", each) from None
+                if not fits:
                     if counts:
                         forget(counted.pop(), 1)
                     break

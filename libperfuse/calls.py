@@ -8,7 +8,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from libperfuse.answers import Forget, Frame, Pack, entries_of, packer
+from libperfuse.answers import Forget, Frame, Pack, entries_of, pack_unknown, packer
 from libperfuse.arguments import Decode, decoder, only_a_head
 from libperfuse.operations import Operations, has
 from wire import codec, compat
@@ -46,7 +46,7 @@ def table(operations: Operations, minor: int, setxattr_ext: bool) -> list[Call |
 
     TypeError for a method that is an asynchronous generator, or a coroutine function where the session calls it.
     """
-    for name in ("init", "forget", "destroy"):
+    for name in ("init", "forget", "destroy", "cuse_init"):
         if inspect.iscoroutinefunction(getattr(operations, name)):
             raise TypeError(f"{name} is called by the session itself and is no coroutine function")
     made: list[Call | None] = [None] * (1 + max(row.number for row in OPCODES if row.number != Opcode.CUSE_INIT))
@@ -72,6 +72,21 @@ def call(operations: Operations, row: Row, minor: int, setxattr_ext: bool = Fals
     decode, pack = decoder(row, size), packer(row, minor, operations.forget)
     answer = None if method is None or waits else _answer(row, size, method, decode, pack, operations.forget)
     return Call(answer, method, decode, pack, waits, name in _WELCOME)
+
+
+def unknown(operations: Operations) -> Call:
+    """The row of every opcode that `wire.opcodes` does not have: the whole body is the argument, and the answer."""
+    method = has(operations, "unknown")
+    waits = inspect.iscoroutinefunction(method)
+
+    def decode(frame: bytearray, end: int) -> tuple[Any, ...]:
+        return (bytes(frame[IN_HEADER_SIZE:end]),)
+
+    def answer(request: Any, frame: bytearray, end: int) -> Frame:
+        arguments = decode(frame, end)
+        return pack_unknown(request.unique, method(request, *arguments), arguments)
+
+    return Call(None if method is None or waits else answer, method, decode, pack_unknown, waits, False)
 
 
 def _answer(row: Row, size: int, method: Any, decode: Decode, pack: Pack, forget: Forget) -> Answer:

@@ -6,12 +6,14 @@ Never here: FUSE frames.
 import contextlib
 import errno
 import os
+import re
+import select
 import socket
 import stat
+import threading
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from libperfuse import libc
 from libperfuse.connection import PerfuseError
@@ -28,16 +30,53 @@ FLAGS = {
 }  # fmt: skip
 #: and those that ask for what is so anyway
 _DEFAULTS = {"rw", "suid", "dev", "exec", "async", "defaults"}
-_MNT_FORCE, _MNT_DETACH = 1, 2
+_MNT_FORCE, _MNT_DETACH, _UMOUNT_NOFOLLOW = 1, 2, 8
+_CLONE_NEWNS, _MS_REC, _MS_PRIVATE = 0x20000, 1 << 14, 1 << 18
+CONNECTIONS = Path("/sys/fs/fuse/connections")
+_DETACHED = "in use: detached, it ends with its last user"
+#: how mountinfo writes a space, a tab, a newline and a backslash
+_ESCAPED = re.compile(rb"\\([0-7]{3})")
 
 
-@dataclass
 class Device:
-    """A mounted device: its descriptor, where it is mounted, and the mount's number ("0:57") at that time."""
+    """A mounted device: its descriptor, where it was mounted, and how mountinfo knows the mount.
 
-    fd: int
-    mountpoint: str
-    number: str
+    The descriptor has users; `close` closes it when the last of them has let go, so that none of them ever reads or
+    writes another file that got the same number.
+    """
+
+    def __init__(self, fd: int, mountpoint: str = "", identity: tuple[str, str] = ("", "")) -> None:
+        """`mountpoint` is a real path; `identity` the mount's id and device number ("0:57"), empty where unknown."""
+        self.fd = fd
+        self.mountpoint = mountpoint
+        self.identity = identity
+        self._users = 0
+        self._closing = False
+        self._lock = threading.Lock()
+
+    def take(self) -> int:
+        """The descriptor, open until `give`. OSError ENODEV once it is closed."""
+        with self._lock:
+            if self._closing:
+                raise OSError(errno.ENODEV, "the mount has ended")
+            self._users += 1
+            return self.fd
+
+    def give(self) -> None:
+        """Let go of what `take` gave."""
+        with self._lock:
+            self._users -= 1
+            last = self._closing and not self._users
+        if last:
+            os.close(self.fd)
+
+    def close(self) -> None:
+        """Close it, now or when the last user lets go. To be called once."""
+        with self._lock:
+            self._closing = True
+            last = not self._users
+        if last:
+            os.close(self.fd)
 
 
 def split_options(options: Iterable[str]) -> tuple[int, list[str]]:
@@ -64,6 +103,8 @@ def mount(via: Via, mountpoint: str, fstype: str, source: str, options: Iterable
     mode = os.stat(mountpoint).st_mode
     if not stat.S_ISDIR(mode) and not stat.S_ISREG(mode):
         raise OSError(errno.ENOTDIR, "a mountpoint is a directory, or a regular file", mountpoint)
+    # Before there is a mount: afterwards a look at the mountpoint would wait for a filesystem that nobody serves yet.
+    path = os.path.realpath(mountpoint)
     if via == "kernel":
         fd = os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC)
     else:
@@ -72,70 +113,132 @@ def mount(via: Via, mountpoint: str, fstype: str, source: str, options: Iterable
     data = ",".join([f"fd={fd}", f"rootmode={stat.S_IFMT(mode):o}", f"user_id={uid}", f"group_id={gid}", *left])
     try:
         if via == "kernel":
-            libc.mount(os.fsencode(source), os.fsencode(mountpoint), os.fsencode(fstype), flags, os.fsencode(data))
+            libc.mount(os.fsencode(source), os.fsencode(path), os.fsencode(fstype), flags, os.fsencode(data))
         else:
-            perfuse_mount(source, mountpoint, fstype, flags, data)
-    except BaseException:
+            perfuse_mount(source, path, fstype, flags, data)
+    except BaseException as bad:
         os.close(fd)
+        if isinstance(bad, OSError) and not isinstance(bad, PerfuseError):
+            why = f", with options {','.join(left)}" if left else ""
+            raise OSError(bad.errno, f"{bad.strerror}: mount(2) of {fstype}{why}", path) from None
         raise
-    where = os.path.realpath(os.path.dirname(os.path.abspath(mountpoint)))
-    path = os.path.join(where, os.path.basename(os.path.abspath(mountpoint)))
     return Device(fd, path, top_of(path))
 
 
-def top_of(path: str) -> str:
-    """The number ("0:57") of the uppermost mount on `path`, without touching it; "" where none is in our namespace."""
-    found = ""
-    with contextlib.suppress(OSError), open("/proc/self/mountinfo", "rb") as lines:
-        wanted = os.fsencode(path)
-        for line in lines:
-            fields = line.split()
-            if fields[4].replace(b"\\040", b" ").replace(b"\\011", b"\t").replace(b"\\134", b"\\") == wanted:
-                found = fields[2].decode()
-    return found
+class Mounted(NamedTuple):
+    """A line of mountinfo: the mount's id, its device number, and where it is."""
+
+    id: str
+    number: str
+    path: bytes
 
 
-def unmount(device: Device) -> bool:
-    """Unmount; a mount in use is detached instead and ends when its last user has gone: False then.
+def _mounts() -> list[Mounted]:
+    """The mounts of our namespace, lowest first; no filesystem is asked. None where /proc is not there."""
+    try:
+        lines = Path("/proc/self/mountinfo").read_bytes().split(b"\n")
+    except OSError:
+        return []
+    fields = [line.split(b" ") for line in lines if line]
+    return [
+        Mounted(each[0].decode(), each[2].decode(), _ESCAPED.sub(lambda octal: bytes([int(octal[1], 8)]), each[4]))
+        for each in fields
+    ]
 
-    What lies on the mountpoint is left alone where it is not ours (any more). Without the right to unmount, and without
-    perfused to do it, the device is shut, which ends the mount at once.
+
+def top_of(path: str) -> tuple[str, str]:
+    """Id and number of the uppermost mount on `path`, without touching it; empty where none is in our namespace."""
+    found = [(each.id, each.number) for each in _mounts() if each.path == os.fsencode(path)]
+    return found[-1] if found else ("", "")
+
+
+def place_of(device: Device) -> tuple[bytes, bool]:
+    """Where the mount is now, empty where it is nowhere in our namespace, and whether nothing lies on it."""
+    if not any(device.identity):
+        return b"", False
+    mounts = _mounts()
+    path = next((each.path for each in mounts if each[:2] == device.identity), b"")
+    return path, bool(path) and [each[:2] for each in mounts if each.path == path][-1] == device.identity
+
+
+def unmount(device: Device) -> str:
+    """Unmount. "" where that was it, else why the mount lives on: in use it is detached, and ends with its last user.
+
+    The mount is found wherever it has been moved; what lies upon it is not taken down. Without the right to unmount,
+    and without perfused to do it, the device is shut, which ends the mount at once.
     """
-    if not device.number or top_of(device.mountpoint) != device.number:
-        shut(device)
-        return True
-    path = os.fsencode(device.mountpoint)
+    path, free = place_of(device)
+    if not free:
+        return "" if shut(device) or not path else "another filesystem is mounted on it: it is left as it is"
     for flags in (0, _MNT_DETACH):
         try:
-            libc.umount2(path, flags)
-            return not flags
+            libc.umount2(path, flags | _UMOUNT_NOFOLLOW)
+            return _DETACHED if flags else ""
         except OSError as bad:
             if bad.errno != errno.EBUSY:
                 break
     for lazy in (False, True):
         try:
-            perfuse_unmount(device.mountpoint, lazy=lazy)
-            return not lazy
+            perfuse_unmount(os.fsdecode(path), lazy=lazy)
+            return _DETACHED if lazy else ""
         except PerfuseError as bad:
             if bad.errno != errno.EBUSY:
                 break
-    shut(device)
-    return True
+    return "" if shut(device) else "this process may not unmount it"
 
 
 def abort(device: Device) -> None:
     """End the mount at once: what is under way gets an error (ECONNABORTED or ENOTCONN)."""
-    if device.number and top_of(device.mountpoint) == device.number:
+    path, free = place_of(device)
+    if free:
         with contextlib.suppress(OSError):
-            libc.umount2(os.fsencode(device.mountpoint), _MNT_FORCE | _MNT_DETACH)
-    with contextlib.suppress(OSError):
-        Path(f"/sys/fs/fuse/connections/{device.number.partition(':')[2]}/abort").write_text("1")
-    shut(device)
+            libc.umount2(path, _MNT_FORCE | _MNT_DETACH | _UMOUNT_NOFOLLOW)
+    if not shut(device) and device.identity[1] and not _ended(device):
+        # Detached before, or covered: only fusectl knows it now.
+        knob = CONNECTIONS / device.identity[1].partition(":")[2] / "abort"
+        try:
+            knob.write_text("1")
+        except OSError:
+            apart = threading.Thread(target=_abort_apart, args=(knob,), daemon=True)
+            apart.start()
+            apart.join()
 
 
-def shut(device: Device) -> None:
-    """Shut a perfused socket, so that whoever reads it sees the end. A kernel's device ends with its mount alone."""
+def _ended(device: Device) -> bool:
+    """Whether the kernel has let go of a device: its number may then be another mount's."""
+    try:
+        fd = device.take()
+    except OSError:
+        return True
+    try:
+        poll = select.poll()
+        poll.register(fd, 0)
+        return bool(poll.poll(0))
+    finally:
+        device.give()
+
+
+def _abort_apart(knob: Path) -> None:
+    """Write to a knob of fusectl, which is mounted for it in a namespace of this thread's own."""
     with contextlib.suppress(OSError):
-        if stat.S_ISSOCK(os.fstat(device.fd).st_mode):
-            with socket.socket(fileno=os.dup(device.fd)) as again:
-                again.shutdown(socket.SHUT_RDWR)
+        libc.unshare(_CLONE_NEWNS | libc.CLONE_FS)
+        libc.mount(b"none", b"/", None, _MS_REC | _MS_PRIVATE, None)
+        libc.mount(b"none", os.fsencode(CONNECTIONS), b"fusectl", 0, None)
+        knob.write_text("1")
+
+
+def shut(device: Device) -> bool:
+    """Shut a perfused socket, so that whoever reads it sees the end; False for a kernel's device, which ends with its
+    mount alone. True also where it is closed already."""
+    try:
+        fd = device.take()
+    except OSError:
+        return True
+    try:
+        if not stat.S_ISSOCK(os.fstat(fd).st_mode):
+            return False
+        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(fd)) as again:
+            again.shutdown(socket.SHUT_RDWR)
+        return True
+    finally:
+        device.give()

@@ -11,7 +11,7 @@ from libperfuse.errors import FuseError
 from libperfuse.operations import Operations, has
 from wire import codec
 from wire.compat import OLDEST_MINOR
-from wire.flags import InitFlag
+from wire.flags import INIT_POLICY, InitFlag
 from wire.message import DEFAULT_MINOR
 
 PAGE = 4096
@@ -168,10 +168,13 @@ class Init:
             raise FuseError(
                 errno.EPROTO, f"the kernel speaks {offer.major}.{offer.minor}: this server needs 7.{OLDEST}"
             )
+        if self.minor < OLDEST:
+            raise FuseError(errno.EPROTO, f"the author wishes for 7.{self.minor}: this server needs 7.{OLDEST}")
         self.minor = min(self.minor, offer.minor)
         agreed = InitFlag(0)
         for flag in InitFlag:
-            if self.offered & flag and self.wished(flag):
+            # A flag newer than the minor agreed on would be without its field: init_out is cut to that minor's size.
+            if self.offered & flag and INIT_POLICY[flag].since <= self.minor and self.wished(flag):
                 agreed |= flag
         if not agreed & InitFlag.MAX_PAGES:
             self.max_write = min(self.max_write, _PLAIN_WRITE if agreed & InitFlag.BIG_WRITES else _SMALL_WRITE)

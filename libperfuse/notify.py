@@ -4,11 +4,13 @@ Never here: requests. Linux may wait, while it takes an invalidation, for a requ
 never send one from the method that is answering it.
 """
 
+import errno
 import itertools
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 
+from libperfuse.errors import FuseError
 from wire import codec, tails
 from wire.errors import WireError
 from wire.opcodes import NOTIFY_UNIQUE, Notify
@@ -26,6 +28,7 @@ class Notifier:
         self._retrieving: dict[int, Future[tuple[int, bytes]]] = {}
         self._uniques = itertools.count(1)
         self._lock = threading.Lock()
+        self._over = False
 
     def poll(self, kh: int) -> None:
         """POLL (7.11): look again at what `poll_in.kh` waits for."""
@@ -59,9 +62,11 @@ class Notifier:
 
         Do not wait for it in the only thread that serves.
         """
+        future: Future[tuple[int, bytes]] = Future()
         with self._lock:
+            if self._over:
+                raise FuseError(errno.ENODEV)
             unique = next(self._uniques)
-            future: Future[tuple[int, bytes]] = Future()
             self._retrieving[unique] = future
         try:
             self._tell(Notify.RETRIEVE, codec.notify_retrieve_out.pack(unique, nodeid, offset, size, 0))
@@ -92,10 +97,13 @@ class Notifier:
 
     def end(self) -> None:
         """No reply will come any more: whoever waits gets ENODEV."""
-        while self._retrieving:
-            _, future = self._retrieving.popitem()
-            if future.set_running_or_notify_cancel():
-                future.set_exception(OSError(19, "the mount has ended"))
+        with self._lock:
+            self._over = True
+            left = list(self._retrieving)
+        for unique in left:
+            future = self._retrieving.pop(unique, None)
+            if future is not None and future.set_running_or_notify_cancel():
+                future.set_exception(FuseError(errno.ENODEV))
 
     def _named(self, name: bytes) -> None:
         if not name:

@@ -1,8 +1,8 @@
 """What a filesystem is to a Session: one method an opcode of FUSE 7.45, and the request each of them gets.
 
 A method that a filesystem does not have answers ENOSYS, which for many opcodes tells Linux not to ask again
-(`wire.opcodes` says which). Any method but init, forget and destroy may be a coroutine function. Never here: reading,
-sending, and what is negotiated.
+(`wire.opcodes` says which). Any method but init, forget, destroy and cuse_init may be a coroutine function. Never here:
+reading, sending, and what is negotiated.
 """
 
 from __future__ import annotations
@@ -43,18 +43,19 @@ class Request(codec.InHeader):
     def interrupt(self) -> None:
         """The caller was interrupted."""
         self.interrupted = True
-        if self.on_interrupt is not None:
-            self.on_interrupt()
+        wake = self.on_interrupt  # once: the method may take it off at any time
+        if wake is not None:
+            wake()
 
     def sleep(self, seconds: float) -> None:
         """Wait, for a handler in a thread. Raises InterruptedError as soon as the caller is interrupted."""
-        woken = threading.Event()
+        woken, before = threading.Event(), self.on_interrupt
         self.on_interrupt = woken.set
         try:
             if self.interrupted or woken.wait(seconds):
                 raise InterruptedError
         finally:
-            self.on_interrupt = None
+            self.on_interrupt = before
 
 
 class Entry(NamedTuple):
@@ -309,7 +310,7 @@ class Operations:
         """DAX on virtiofs (7.31): unmap."""
         _none()
 
-    def cuse_init(self, request: Request, arg: codec.CuseInitIn) -> Reply[tuple[codec.CuseInitOut, bytes]]:
+    def cuse_init(self, request: Request, arg: codec.CuseInitIn) -> tuple[codec.CuseInitOut, bytes]:
         """The first request on /dev/cuse: the device's numbers, and uevent variables, each `NAME=value` and a NUL."""
         _none()
 

@@ -4,6 +4,7 @@ Never here: requests, and how one filesystem is served.
 """
 
 import asyncio
+import contextlib
 import queue
 import signal
 import threading
@@ -24,18 +25,13 @@ def run(*sessions: Session) -> None:
     if threading.current_thread() is threading.main_thread():
         for each_signal in (signal.SIGINT, signal.SIGTERM):
             before[each_signal] = signal.signal(each_signal, lambda number, _: events.put(number))
-    left = []
+    left: list[Session] = []
+    told = 0
     try:
-        try:
-            for each in sessions:
-                each.on_end.append(events.put)
-                each.start()
-                left.append(each)
-        except BaseException:
-            for each in left:
-                each.__exit__()
-            raise
-        told = 0
+        for each in sessions:
+            each.on_end.append(events.put)
+            each.start()
+            left.append(each)
         while left:
             event = events.get()
             if isinstance(event, Session):
@@ -45,6 +41,11 @@ def run(*sessions: Session) -> None:
             for each in left:
                 # In a thread: it may have to wait for the filesystem itself, and this one takes the second signal.
                 threading.Thread(target=each.unmount if told == 1 else each.abort, daemon=True).start()
+    except BaseException:
+        for each in left:
+            with contextlib.suppress(Exception):
+                each.__exit__()
+        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -58,7 +59,13 @@ async def serve(session: Session) -> None:
     Methods that are coroutine functions run as tasks of this loop. OSError where it cannot be mounted or read.
     """
     loop = asyncio.get_running_loop()
-    await loop.run_in_executor(None, session.mount)
+    mounting = asyncio.ensure_future(loop.run_in_executor(None, session.mount))
+    try:
+        await asyncio.shield(mounting)
+    except asyncio.CancelledError:
+        await asyncio.wait([mounting])
+        await loop.run_in_executor(None, session.abort)
+        raise
     serving = asyncio.ensure_future(session.serve_here())
     try:
         await asyncio.shield(serving)

@@ -5,21 +5,23 @@ and answers are coded (`calls`), mounts, and threads (`session`).
 """
 
 import errno
+import inspect
 import io
 import logging
 import os
 import select
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from libperfuse.answers import entries_of, error_frame, plain_frame
-from libperfuse.calls import Call, call, table
+from libperfuse.calls import Call, call, table, unknown
 from libperfuse.errors import FuseError, errno_of
+from libperfuse.mounting import Device
 from libperfuse.negotiation import Init
 from libperfuse.notify import Notifier
-from libperfuse.operations import Defer, Operations, Request, has
+from libperfuse.operations import Defer, Operations, Request
 from wire import codec, compat, tails
 from wire.errors import WireError
 from wire.flags import UNIQUE_RESEND, InitFlag
@@ -44,6 +46,13 @@ def describe(request: Request) -> str:
     return f"{name_of(request.opcode)} nodeid={request.nodeid} uid={request.uid} pid={request.pid}"
 
 
+def _poll(fd: int, events: int, milliseconds: int | None = None) -> None:
+    poll = select.poll()
+    if fd >= 0:
+        poll.register(fd, events)
+        poll.poll(milliseconds)
+
+
 class Server:
     """One filesystem on one device. Several threads may `serve` at once."""
 
@@ -53,16 +62,32 @@ class Server:
         self.init = init
         self.label = label
         self.fd = -1
+        #: whose descriptor `fd` is; whoever uses it outside of the threads that serve takes it first
+        self.device: Device | None = None
+        self.unknown = unknown(operations)
+        #: has a coroutine run that no request waits for
+        self.later: Callable[[Coroutine[Any, Any, object]], object] = lambda work: work.close()
         self.notify = Notifier(self._tell)
         #: methods under way, by unique
         self.running: dict[int, Request] = {}
         #: those of them that a thread of their own answers
-        self._deferred: set[int] = set()
+        self.deferred: dict[int, threading.Thread] = {}
 
     def _tell(self, frame: bytes) -> None:
-        if self.fd < 0:
+        device = self.device
+        if device is None:
             raise FuseError(errno.ENODEV)
-        os.write(self.fd, frame)
+        fd = device.take()
+        try:
+            for _ in range(TRIES):
+                try:
+                    os.write(fd, frame)
+                    return
+                except BlockingIOError:
+                    _poll(fd, select.POLLOUT, 100)
+            raise FuseError(errno.EAGAIN)
+        finally:
+            device.give()
 
     # -- INIT ------------------------------------------------------------------------------------------------------
 
@@ -70,19 +95,22 @@ class Server:
         """Bytes a request may have: max_write and its headers, at least what the kernel asks for."""
         return max(self.init.max_write, 128 * 1024) + 4096
 
-    def read(self) -> bytes:
+    def _read(self) -> bytes:
+        """The next request, whether the descriptor blocks or not; nothing where the device has ended."""
         while True:
             try:
                 return os.read(self.fd, self.frame_size())
+            except BlockingIOError:
+                _poll(self.fd, select.POLLIN)
             except OSError as bad:
                 if bad.errno in GONE:
                     return b""
                 if bad.errno not in (errno.ENOENT, errno.EINTR):
                     raise
 
-    def handshake(self, read: Callable[[], bytes]) -> list[Call | None] | None:
+    def handshake(self) -> list[Call | None] | None:
         """Answer INIT with what is wished; the table of calls, or None where the mount ended before."""
-        while frame := read():
+        while frame := self._read():
             head: Request = tuple.__new__(Request, _HEADER(frame))
             if head.opcode == Opcode.CUSE_INIT:
                 return self._cuse_handshake(head, frame)
@@ -92,13 +120,13 @@ class Server:
             offer = codec.init_in.unpack_from(frame[IN_HEADER_SIZE:].ljust(codec.init_in.size, b"\0"))
             try:
                 self.init.kernel = offer
-                self.operations.init(self.init)
-                answer = self.init.answer(offer)
+                if offer.major == 7:
+                    self.operations.init(self.init)
+                body = codec.init_out.build(self.init.answer(offer))
                 rows = table(self.operations, self.init.minor, bool((self.init.agreed or 0) & InitFlag.SETXATTR_EXT))
             except BaseException as bad:
                 self.send(error_frame(head.unique, errno_of(bad) or errno.EIO), head)
                 raise
-            body = codec.init_out.build(answer)
             size = 8 if offer.major > 7 else compat.size("init_out", self.init.minor)
             self.send(plain_frame(head.unique, body[:size]), head)
             if offer.major == 7:
@@ -131,7 +159,7 @@ class Server:
             if not size:
                 if size == 0:
                     return
-                select.select([fd], [], [])
+                _poll(fd, select.POLLIN)
                 continue
             request: Request = new(Request, _HEADER(frame))
             row = rows[request[1]] if request[1] < limit else None
@@ -146,9 +174,11 @@ class Server:
                     out = answer(request, frame, size)
                 except BaseException as bad:
                     if type(bad) is Defer:
-                        self._defer(request, row, frame, size, bad.work)
-                        continue
-                    out = self.failed(request, bad)
+                        out = self.defer(request, row, frame, size, bad.work)
+                        if out is None:
+                            continue
+                    else:
+                        out = self.failed(request, bad)
                 del running[unique]
             try:
                 if type(out) is bytes:
@@ -164,9 +194,14 @@ class Server:
 
         None where no reply is due.
         """
-        end = size
-        unique = request.unique
-        self.running[unique] = request
+        end, unique = size, request.unique
+        if size < IN_HEADER_SIZE:
+            LOGGER.error("%s: a request of %d bytes", self.label, size)
+            return None
+        if row is None and request.opcode not in BY_NUMBER:
+            row = self.unknown
+        if row is not None:  # NOTIFY_REPLY has a unique of ours, which another request may have too
+            self.running[unique] = request
         try:
             if size != request.len:
                 raise WireError("len", f"the frame's {size} bytes, got {request.len}")
@@ -177,21 +212,18 @@ class Server:
             if row.answer is None:
                 return error_frame(unique, errno.ENOSYS) if not row.welcome else error_frame(unique, 0)
             return row.answer(request, frame, end)
-        except Defer as bad:
-            assert row is not None
-            self._defer(request, row, frame, end, bad.work)
-            return None
         except BaseException as bad:
+            if type(bad) is Defer and row is not None:
+                return self.defer(request, row, frame, end, bad.work)
             return self.failed(request, bad)
         finally:
-            if unique not in self._deferred:
+            if row is not None and unique not in self.deferred:
                 self.running.pop(unique, None)
 
-    def _defer(self, request: Request, row: Call, frame: bytearray, end: int, work: Callable[[], object]) -> None:
-        """Have the answer made in a thread of its own; the request stays among those that run."""
+    def defer(self, request: Request, row: Call, frame: bytearray, end: int, work: Callable[[], object]) -> Any:
+        """Have the answer made in a thread of its own, and give None; the request stays among those that run."""
         arguments = tuple(bytes(each) if isinstance(each, memoryview) else each for each in row.decode(frame, end))
-        self._deferred.add(request.unique)
-        self.running[request.unique] = request
+        device = self.device
 
         def answer() -> None:
             result = None
@@ -203,10 +235,24 @@ class Server:
                     self.forget(nodeid)
                 out = self.failed(request, bad)
             self.running.pop(request.unique, None)
-            self._deferred.discard(request.unique)
             self.send(out, request)
+            self.deferred.pop(request.unique, None)
+            if device is not None:
+                device.give()
 
-        threading.Thread(target=answer, daemon=True, name=f"fuse {name_of(request.opcode)}").start()
+        thread = threading.Thread(target=answer, daemon=True, name=f"fuse {name_of(request.opcode)}")
+        self.deferred[request.unique] = thread
+        self.running[request.unique] = request
+        if device is not None:
+            device.take()
+        try:
+            thread.start()
+        except RuntimeError as bad:  # no more threads
+            del self.deferred[request.unique]
+            if device is not None:
+                device.give()
+            return self.failed(request, bad)
+        return None
 
     def extend(self, request: Request, frame: bytearray, size: int) -> int:
         """Read the extensions into the request; where they begin."""
@@ -226,11 +272,11 @@ class Server:
         """FORGET, INTERRUPT and others that are the session's; and opcodes that nobody knows."""
         opcode, body = request.opcode, bytes(frame[IN_HEADER_SIZE:end])
         if opcode == Opcode.FORGET:
-            self.operations.forget(request.nodeid, codec.forget_in.unpack_from(body).nlookup)
+            self.forget(request.nodeid, codec.forget_in.unpack_from(body).nlookup)
         elif opcode == Opcode.BATCH_FORGET:
             count = codec.batch_forget_in.unpack_from(body).count
             for nodeid, nlookup in tails.parse_forgets(body[8:], count)[0]:
-                self.operations.forget(nodeid, nlookup)
+                self.forget(nodeid, nlookup)
         elif opcode == Opcode.INTERRUPT:
             return self._interrupt(request, codec.interrupt_in.unpack_from(body).unique)
         elif opcode == Opcode.NOTIFY_REPLY:
@@ -239,23 +285,24 @@ class Server:
                 LOGGER.warning("%s: NOTIFY_REPLY %d that nobody asked for", self.label, request.unique)
         elif opcode == Opcode.DESTROY:
             return plain_frame(request.unique, b"")
-        elif opcode in BY_NUMBER or not has(self.operations, "unknown"):
-            return error_frame(request.unique, errno.ENOSYS)
         else:
-            answer = self.operations.unknown(request, body)
-            return plain_frame(request.unique, answer)
+            return error_frame(request.unique, errno.ENOSYS)
         return None
 
     def _interrupt(self, request: Request, unique: int) -> Any:
         """Reach the running method; EAGAIN has the kernel ask again for a request that has not come so far."""
-        found = self.running.get(unique) or self.running.get(unique | UNIQUE_RESEND)
-        if found is None:
-            return error_frame(request.unique, errno.EAGAIN)
+        keys = (unique & ~UNIQUE_RESEND, unique | UNIQUE_RESEND)  # sent again, it may run twice
+        found = [each for each in map(self.running.get, keys) if each is not None]
+        for each in found:
+            self.wake(each)
+        return None if found else error_frame(request.unique, errno.EAGAIN)
+
+    def wake(self, request: Request) -> None:
+        """Tell a running method that nobody waits for its answer."""
         try:
-            found.interrupt()
+            request.interrupt()
         except Exception:
-            LOGGER.exception("%s: on_interrupt of %s", self.label, describe(found))
-        return None
+            LOGGER.exception("%s: on_interrupt of %s", self.label, describe(request))
 
     # -- replies ---------------------------------------------------------------------------------------------------
 
@@ -271,11 +318,12 @@ class Server:
             return None
         return error_frame(request.unique, code or errno.EIO)
 
-    def forget(self, nodeid: int) -> None:
+    def forget(self, nodeid: int, nlookup: int = 1) -> None:
+        """Take lookups off; nobody waits, and one that fails keeps no other back."""
         try:
-            self.operations.forget(nodeid, 1)
-        except Exception:
-            LOGGER.exception("%s: forget of nodeid %d", self.label, nodeid)
+            self.operations.forget(nodeid, nlookup)
+        except BaseException:
+            LOGGER.exception("%s: forget of nodeid %s", self.label, nodeid)
 
     def send(self, out: Any, request: Request, tries: int = TRIES) -> bool:
         """Send a reply; False where the device has ended."""
@@ -297,9 +345,7 @@ class Server:
         if bad.errno in GONE:
             return False
         if bad.errno in (errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM) and tries:
-            poll = select.poll()
-            poll.register(self.fd, select.POLLOUT)
-            poll.poll(100)
+            _poll(self.fd, select.POLLOUT, 100)
             if bad.errno != errno.EAGAIN:
                 time.sleep(0.01)
             return self.send(out, request, tries - 1)
@@ -329,9 +375,9 @@ class Server:
             fh = codec.open_out.unpack_from(whole, at).fh
             arg = codec.release_in.make(fh=fh)
             try:
-                if opcode == Opcode.OPENDIR:
-                    self.operations.releasedir(request, arg)
-                else:
-                    self.operations.release(request, arg)
-            except Exception:
+                release = self.operations.releasedir if opcode == Opcode.OPENDIR else self.operations.release
+                waits: Any = release(request, arg)
+                if inspect.iscoroutine(waits):
+                    self.later(waits)
+            except BaseException:
                 LOGGER.exception("%s: release of fh %d", self.label, fh)

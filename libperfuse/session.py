@@ -6,6 +6,7 @@ Never here: requests (`server`), and signals (`running`).
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Iterable
 
 from libperfuse import aio, mounting
@@ -50,14 +51,14 @@ class Session:
         if not 1 <= threads <= 256:
             raise ValueError(f"threads is 1 to 256, got {threads}")
         self.operations = operations
-        self.mountpoint = os.fspath(mountpoint)
+        self.mountpoint = os.fsdecode(mountpoint)
         self.name = name or type(operations).__name__.lower()
         self.source = source or self.name
         self.options = tuple(options)
         self.via: Via = chosen
         self.threads = threads
         self.init = Init(operations)
-        self.server = Server(operations, self.init, self.mountpoint)
+        self.server = Server(operations, self.init, repr(self.mountpoint)[1:-1])
         self.notify = self.server.notify
         self.device: Device | None = None
         #: why the filesystem could not be served; `join` and `run` raise it
@@ -68,9 +69,11 @@ class Session:
         self.on_end: list[Callable[[Session], object]] = []
         self._serving: list[threading.Thread] = []
         self._lock = threading.Lock()
-        self._leaving = False
+        self._begun = self._seeing_out = False
         operations.session = self
-        self.asynchronous = any(each is not None and each.waits for each in table(operations, DEFAULT_MINOR, True))
+        self.asynchronous = self.server.unknown.waits or any(
+            each is not None and each.waits for each in table(operations, DEFAULT_MINOR, True)
+        )
 
     @classmethod
     def on_device(cls, operations: Operations, fd: int, *, threads: int = 4) -> "Session":
@@ -78,7 +81,7 @@ class Session:
         carries whole frames. It is the session's from now on; `unmount` shuts a socket, and can do nothing otherwise.
         """
         made = cls(operations, f"fd {fd}", threads=threads)
-        made.device = Device(fd, "", "")
+        made.device = Device(fd)
         return made
 
     # -- the mount -------------------------------------------------------------------------------------------------
@@ -91,22 +94,35 @@ class Session:
     def unmount(self) -> None:
         """Unmount, or detach where it is in use; the threads end when the kernel has let go."""
         device = self.device
-        if device is not None and not mounting.unmount(device):
-            LOGGER.info("%s is in use: detached, it ends with its last user", self.mountpoint)
+        why = mounting.unmount(device) if device is not None else ""
+        if why:
+            LOGGER.info("%s: %s", self.server.label, why)
+        if not self._begun:
+            self._end()
 
     def abort(self) -> None:
         """End the mount at once: whoever uses it gets an error."""
         device = self.device
         if device is not None:
             mounting.abort(device)
+        if not self._begun:
+            self._end()
 
     def start(self) -> None:
-        """Mount and serve in threads of their own; `join` waits for their end."""
-        self.mount()
-        if self.device is None:
-            raise RuntimeError("a session is served once")
-        self.server.fd = self.device.fd
+        """Mount and serve in threads of their own; `join` waits for their end. RuntimeError where it was served."""
+        self._begin()
         self._spawn(self._first)
+
+    def _begin(self) -> Device:
+        """The device, once: nobody else serves it."""
+        self.mount()
+        with self._lock:
+            device = self.device
+            if device is None or self._begun:
+                raise RuntimeError("a session is served once")
+            self._begun = True
+        self.server.device, self.server.fd = device, device.fd
+        return device
 
     def join(self, seconds: float | None = None) -> bool:
         """Wait until the mount has ended; False where it has not within `seconds`. Raises what made it fail."""
@@ -128,36 +144,56 @@ class Session:
     # -- threads ---------------------------------------------------------------------------------------------------
 
     def _spawn(self, work: Callable[[], object]) -> None:
+        assert self.server.device is not None
+        self.server.device.take()
         thread = threading.Thread(target=self._live, args=(work,), daemon=True, name=f"fuse {self.name}")
         with self._lock:
             self._serving.append(thread)
-        thread.start()
+        try:
+            thread.start()
+        except BaseException:
+            self._leave(thread)
+            raise
 
     def _live(self, work: Callable[[], object]) -> None:
         """A thread's life: the last to end takes leave of the filesystem."""
         try:
             work()
         except BaseException as bad:
-            LOGGER.error("%s: serving ended: %s", self.mountpoint, bad, exc_info=not isinstance(bad, OSError))
+            LOGGER.error("%s: serving ended: %s", self.server.label, bad, exc_info=not isinstance(bad, OSError))
             self.failure = self.failure or bad
             self.abort()
         with self._lock:
-            self._serving.remove(threading.current_thread())
-            others = bool(self._serving)
-        if not others:
+            first, self._seeing_out = not self._seeing_out, True
+        until = time.monotonic() + PATIENCE
+        if first:
+            self._see_out(until)
+        if not self._leave(threading.current_thread()):
             self._end()
-        elif self.server.running and not self.ended.is_set():
-            # A method that hangs must not keep the end back.
-            timer = threading.Timer(PATIENCE, self._end)
-            timer.daemon = True
-            timer.start()
+        elif first and not self.ended.wait(max(0.0, until - time.monotonic())):
+            self._end()  # a method that hangs must not keep the end back
+
+    def _leave(self, thread: threading.Thread) -> bool:
+        """Note that a thread uses the device no more; whether others do."""
+        assert self.server.device is not None
+        self.server.device.give()
+        with self._lock:
+            self._serving.remove(thread)
+            return bool(self._serving)
+
+    def _see_out(self, until: float) -> None:
+        """The device has ended: nobody waits for the answers of methods that still run. Wake those that sleep."""
+        for request in list(self.server.running.values()):
+            self.server.wake(request)
+        for thread in list(self.server.deferred.values()):
+            thread.join(max(0.0, until - time.monotonic()))
 
     def _first(self) -> None:
         """Answer INIT, then serve, and have the others serve beside."""
         if self.asynchronous:
             aio.serve_in_loop(self.server)
             return
-        rows = self.server.handshake(self.server.read)
+        rows = self.server.handshake()
         if rows is None:
             return
         for _ in range(self.threads - 1):
@@ -165,33 +201,37 @@ class Session:
         self.server.serve(rows)
 
     async def serve_here(self) -> None:
-        """Serve a mounted session on the running asyncio loop, instead of `start`; returns when the mount has ended."""
-        assert self.device is not None
-        self.server.fd = self.device.fd
+        """Serve a mounted session on the running asyncio loop, instead of `start`; returns when the mount has ended.
+
+        Cancelled, it ends the mount at once: `libperfuse.serve` unmounts first. RuntimeError where it was served.
+        """
+        device = self._begin()
+        device.take()
         try:
             await aio.serve(self.server)
+        except BaseException:
+            self.abort()
+            raise
         finally:
+            device.give()
             self._end()
 
     def _end(self) -> None:
         """Take leave of the filesystem, once; the descriptor goes when no thread can use it any more."""
         with self._lock:
-            unused = None if self._serving else self.device
-            if unused is not None:
-                self.device, self.server.fd = None, -1
-            first, self._leaving = not self._leaving, True
-        if first:
-            if self.server.running:
-                left = ", ".join(map(describe, list(self.server.running.values())))
-                LOGGER.warning("%s: ended while methods still run: %s", self.mountpoint, left)
-            self.notify.end()
-            try:
-                self.operations.destroy()
-            except Exception:
-                LOGGER.exception("%s: destroy failed", self.mountpoint)
-        if unused is not None:
-            os.close(unused.fd)
-        if first:
-            self.ended.set()
-            for each in self.on_end:
-                each(self)
+            device, self.device = self.device, None
+        if device is None:
+            return
+        self.server.fd = -1
+        if self.server.running:
+            left = ", ".join(map(describe, list(self.server.running.values())))
+            LOGGER.warning("%s: ended while methods still run: %s", self.server.label, left)
+        self.notify.end()
+        try:
+            self.operations.destroy()
+        except BaseException:
+            LOGGER.exception("%s: destroy failed", self.server.label)
+        device.close()
+        self.ended.set()
+        for each in self.on_end:
+            each(self)
