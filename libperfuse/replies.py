@@ -77,7 +77,7 @@ def attr_out(found: codec.Attr, attr_valid: float = 0.0) -> codec.AttrOut:
 def entry_out(
     nodeid: int, found: codec.Attr, entry_valid: float = 0.0, attr_valid: float = 0.0, generation: int = 0
 ) -> codec.EntryOut:
-    """The answer to LOOKUP and whatever makes an object: seconds that the kernel may keep the name, and the attributes."""
+    """The answer to LOOKUP and whatever makes an object: seconds to keep the name for, and the attributes."""
     entry, kept = valid(entry_valid), valid(attr_valid)
     return codec.EntryOut(nodeid, generation, entry[0], kept[0], entry[1], kept[1], found)
 
