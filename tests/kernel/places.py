@@ -2,7 +2,7 @@
 
 `tree` is looked at; changes "underneath" are made in `source`. On the kernel's own filesystem the two are one. A check
 uses the fixtures `tree` and `source`, or `place_with` for a source mounted with options of its own; a module takes them
-by assignment: `place_with, place, tree, source = places.FIXTURES`.
+by assignment: `standings, place_name, place_with, place, tree, source = places.FIXTURES`.
 """
 
 import ctypes
@@ -13,8 +13,9 @@ import os
 import struct
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,8 @@ from typing import Any
 import pytest
 
 from perfused import libc
-from tests.kernel.conftest import ROOT, eventually
+from tests.kernel.conftest import PATIENCE, Daemon, abort, connections, eventually
+from tests.kernel.loopbacks import Loopback
 
 
 @dataclass(frozen=True)
@@ -46,62 +48,150 @@ def tmpfs(where: Path, options: str) -> Iterator[Path]:
         libc.umount2(os.fsencode(where), libc.MNT_DETACH)
 
 
-@contextmanager
-def native(request: pytest.FixtureRequest, source: Path) -> Iterator[Path]:
-    """The filesystem underneath itself."""
-    yield source
+@dataclass
+class Standing:
+    """A place that the tests of a module share, one directory each."""
+
+    place: Place
+    #: takes it down
+    held: ExitStack
+    program: Loopback | None = None
+    tests: int = 0
+
+    def alive(self) -> bool:
+        """Whether it can serve another test."""
+        return self.program is None or self.program.process.poll() is None
 
 
-Kind = Callable[[pytest.FixtureRequest, Path], AbstractContextManager[Path]]
+class Standings:
+    """The standing places of a module, and its perfused; each is made when it is first wanted, or wanted again."""
+
+    def __init__(self, where: Path) -> None:
+        self.where = where
+        self.standing: dict[str, Standing] = {}
+        self.daemon: Daemon | None = None
+        self.made = 0
+
+    def environment(self) -> dict[str, str]:
+        """What makes a program find the module's perfused."""
+        if self.daemon is None or self.daemon.process.poll() is not None:
+            place = self.where / f"daemon{self.made}"
+            place.mkdir()
+            self.daemon = Daemon(place, "", (), {})
+        return self.daemon.environment
+
+    def new(self, name: str, options: str) -> Standing:
+        """A place of its own, its source a tmpfs mounted with `options`."""
+        self.made += 1
+        at = self.where / str(self.made)
+        at.mkdir()
+        held = ExitStack()
+        source = held.enter_context(tmpfs(at / "source", options))
+        if PLACES[name] is None:
+            return Standing(Place(name, source, source), held)
+        tree = at / "tree"
+        tree.mkdir()
+        environment = {} if "--via" in PLACES[name] else self.environment()
+        program = Loopback(source, tree, *PLACES[name], environment=environment)
+        held.callback(program.ended)
+        return Standing(Place(name, tree, source), held, program)
+
+    def shared(self, name: str) -> Standing:
+        """The place that the module's tests share."""
+        found = self.standing.get(name)
+        if found is None or not found.alive():
+            if found is not None:
+                found.held.close()
+            found = self.standing[name] = self.new(name, "size=1g,nr_inodes=400k")
+        return found
+
+    def end(self) -> None:
+        """Take everything down; a loopback that is unmounted ends well."""
+        for each in self.standing.values():
+            if each.program is not None and each.alive():
+                assert each.program.unmounted() == 0, each.program.said()
+            each.held.close()
+        if self.daemon is not None:
+            assert self.daemon.stop() == 0, self.daemon.log()
+            assert "Traceback" not in self.daemon.log(), self.daemon.log()
 
 
-def loopback(*options: str) -> Kind:
-    """The loopback filesystem over the source, mounted through a daemon unless its options say otherwise."""
-
-    @contextmanager
-    def mounted(request: pytest.FixtureRequest, source: Path) -> Iterator[Path]:
-        where = source.with_name("tree")
-        where.mkdir()
-        request.getfixturevalue("daemon").mounted(
-            sys.executable, ROOT / "fixtures/loopback.py", *options, source, where
-        )
-        try:
-            yield where
-        finally:
-            libc.umount2(os.fsencode(where), libc.MNT_DETACH)
-
-    return mounted
-
-
-#: what a place is called -> how its tree comes to be, given its source
-PLACES: dict[str, Kind] = {
-    "native": native,
+#: what a place is called -> the options of the loopback there; None: the kernel's own filesystem
+PLACES: dict[str, Any] = {
+    "native": None,
+    "loopback through perfused": (),
+    "loopback plain": ("--via", "kernel"),
 }
+#: where every test is asked, and where those with `@everywhere` are
+_ALWAYS = ("native", "loopback through perfused")
+everywhere = pytest.mark.parametrize("place_name", PLACES, indirect=True)
 
 
-@pytest.fixture(params=PLACES)
-def place_with(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[str], Place]]:
-    """Make the place of a test, its source a tmpfs mounted with the given options: call it once."""
-    held: list[AbstractContextManager[Path]] = []
+@pytest.fixture(scope="module")
+def standings(tmp_path_factory: pytest.TempPathFactory, namespace: None) -> Iterator[Standings]:
+    """The module's places."""
+    where = tmp_path_factory.mktemp("places")
+    for each in (where, *list(where.parents)[:2]):
+        each.chmod(0o755)
+    made = Standings(where)
+    yield made
+    made.end()
 
-    def make(options: str) -> Place:
-        under = tmpfs(tmp_path / "source", options)
-        source = under.__enter__()
-        held.append(under)
-        over = PLACES[request.param](request, source)
-        tree = over.__enter__()
-        held.append(over)
-        return Place(request.param, tree, source)
 
-    yield make
-    for each in reversed(held):
-        each.__exit__(None, None, None)
+@pytest.fixture(params=_ALWAYS)
+def place_name(request: pytest.FixtureRequest) -> str:
+    """Which kind of place."""
+    return str(request.param)
+
+
+@contextmanager
+def watched(standing: Standing, evidence: dict[str, Callable[[], str]], standings: Standings) -> Iterator[None]:
+    """Abort a place before the watchdog of the test would, who knows nothing of it; and see that it complains of
+    nothing."""
+    program = standing.program
+    if program is None:
+        yield
+        return
+    before = len(program.said())
+    evidence["what the loopback said"] = lambda: program.said()[before:]
+    if standings.daemon is not None:
+        evidence["log of perfused"] = standings.daemon.log
+    timer = threading.Timer(PATIENCE - 5, lambda: abort(connections(program.target)))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+    assert program.said()[before:] == ""
 
 
 @pytest.fixture
-def place(place_with: Callable[[str], Place]) -> Place:
-    """A place with room enough."""
-    return place_with("size=1g,nr_inodes=400k")
+def place_with(
+    place_name: str, standings: Standings, evidence: dict[str, Callable[[], str]]
+) -> Iterator[Callable[[str], Place]]:
+    """Make the place of a test, its source a tmpfs mounted with the given options: call it once."""
+    with ExitStack() as held:
+
+        def make(options: str) -> Place:
+            standing = standings.new(place_name, options)
+            held.enter_context(standing.held)
+            held.enter_context(watched(standing, evidence, standings))
+            return standing.place
+
+        yield make
+
+
+@pytest.fixture
+def place(place_name: str, standings: Standings, evidence: dict[str, Callable[[], str]]) -> Iterator[Place]:
+    """A place with room enough: an empty directory of a mount that other tests use too."""
+    standing = standings.shared(place_name)
+    standing.tests += 1
+    name = str(standing.tests)
+    (standing.place.source / name).mkdir()
+    with watched(standing, evidence, standings):
+        yield Place(place_name, standing.place.tree / name, standing.place.source / name)
+    subprocess.run(["rm", "-rf", standing.place.source / name], check=True)
 
 
 @pytest.fixture
@@ -116,7 +206,7 @@ def source(place: Place) -> Path:
     return place.source
 
 
-FIXTURES = (place_with, place, tree, source)
+FIXTURES = (standings, place_name, place_with, place, tree, source)
 
 
 # Another process

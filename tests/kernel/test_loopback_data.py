@@ -13,9 +13,9 @@ from perfused.conformance.exerciser import exercise
 from perfused.conformance.exerciser_shared import exercise_shared
 from tests.kernel import places
 from tests.kernel.conftest import eventually
-from tests.kernel.places import Place, Process, fails
+from tests.kernel.places import Place, Process, everywhere, fails
 
-place_with, place, tree, source = places.FIXTURES
+standings, place_name, place_with, place, tree, source = places.FIXTURES
 processes = places.processes
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
@@ -26,6 +26,7 @@ Start = Callable[..., Process]
 # The exerciser
 
 
+@everywhere
 @pytest.mark.parametrize("seed", range(3))
 def test_random_operations_leave_what_they_should(place: Place, seed: int) -> None:
     # FUSE in the kernel asks for holes without first writing back what a mapping has; seek_synced is left in.
@@ -107,6 +108,7 @@ def test_two_openings_map_the_same_bytes(tree: Path) -> None:
         os.close(fd)
 
 
+@everywhere
 def test_two_processes_map_the_same_bytes(tree: Path, processes: Start) -> None:
     fd, mapping = mapped(tree / "file")
     other = processes()
@@ -164,6 +166,7 @@ def test_a_mapping_outlives_the_name_of_its_file(tree: Path) -> None:
 # Appending
 
 
+@everywhere
 def test_eight_writers_append_whole_records_and_lose_none(tree: Path, processes: Start) -> None:
     writers, records = 8, 100
     path = tree / "log"
@@ -185,6 +188,7 @@ def test_eight_writers_append_whole_records_and_lose_none(tree: Path, processes:
 # Files without names
 
 
+@everywhere
 def test_an_unlinked_file_is_still_written_and_read(tree: Path) -> None:
     with open(tree / "file", "w+b", buffering=0) as file:
         file.write(b"before ")
@@ -267,6 +271,7 @@ def fill(path: Path) -> None:
             os.fsync(file.fileno())
 
 
+@everywhere
 def test_a_full_filesystem_says_so(small: Path) -> None:
     with fails(errno.ENOSPC):
         fill(small / "file")

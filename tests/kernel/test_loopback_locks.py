@@ -12,9 +12,9 @@ import pytest
 
 from tests.kernel import places
 from tests.kernel.conftest import eventually
-from tests.kernel.places import F_OFD_GETLK, F_OFD_SETLK, F_OFD_SETLKW, Process, fails, holder, lock
+from tests.kernel.places import F_OFD_GETLK, F_OFD_SETLK, F_OFD_SETLKW, Process, everywhere, fails, holder, lock
 
-place_with, place, tree, source = places.FIXTURES
+standings, place_name, place_with, place, tree, source = places.FIXTURES
 processes = places.processes
 
 #: what a lock in the way is answered with (POSIX allows both)
@@ -160,6 +160,7 @@ def test_the_end_of_a_process_releases_its_locks(fd: int, other: Opener) -> None
     comes_free(lambda: put(fd, F_WRLCK))
 
 
+@everywhere
 def test_a_release_wakes_who_waits(fd: int, other: Opener) -> None:
     process = other()
     put(fd, F_WRLCK)
@@ -312,6 +313,7 @@ def test_closing_another_opening_leaves_an_ofd_lock(fd: int, other: Opener, file
         put(fd, F_WRLCK)
 
 
+@everywhere
 def test_the_last_close_releases_an_ofd_lock(fd: int, other: Opener) -> None:
     process = other()
     process.do(f"put({F_WRLCK}, how={F_OFD_SETLK})")

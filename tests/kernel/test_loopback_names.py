@@ -10,9 +10,9 @@ import pytest
 
 from tests.kernel import places
 from tests.kernel.conftest import eventually
-from tests.kernel.places import RENAME_EXCHANGE, RENAME_NOREPLACE, Process, entries, fails, renameat2
+from tests.kernel.places import RENAME_EXCHANGE, RENAME_NOREPLACE, Process, entries, everywhere, fails, renameat2
 
-place_with, place, tree, source = places.FIXTURES
+standings, place_name, place_with, place, tree, source = places.FIXTURES
 processes = places.processes
 
 Start = Callable[..., Process]
@@ -55,6 +55,7 @@ def many(tree: Path, source: Path) -> Path:
     return tree / "many"
 
 
+@everywhere
 def test_each_of_many_entries_is_listed_once(many: Path) -> None:
     def complete() -> bool:
         # What was made underneath may be seen a cache time late.

@@ -12,9 +12,9 @@ import pytest
 
 from tests.kernel import places
 from tests.kernel.conftest import eventually
-from tests.kernel.places import STATX_BASIC_STATS, STATX_BTIME, Process, fails, getxattr, statx
+from tests.kernel.places import STATX_BASIC_STATS, STATX_BTIME, Process, everywhere, fails, getxattr, statx
 
-place_with, place, tree, source = places.FIXTURES
+standings, place_name, place_with, place, tree, source = places.FIXTURES
 processes = places.processes
 
 Start = Callable[..., Process]
@@ -143,7 +143,8 @@ def test_the_time_a_file_was_made_is_told(tree: Path, source: Path) -> None:
     answered, made, _ = statx(source / "file", STATX_BTIME)
     if not answered & STATX_BTIME:
         pytest.skip("the filesystem underneath does not keep the time a file was made")
-    assert statx(tree / "file", STATX_BTIME)[:2] == (answered, made)
+    again, told, _ = statx(tree / "file", STATX_BTIME)
+    assert (again & STATX_BTIME, told) == (STATX_BTIME, made)
 
 
 # Extended attributes
@@ -267,6 +268,7 @@ def test_an_access_list_is_read_back(file: Path, source: Path) -> None:
     assert (os.getxattr(file, ACCESS), os.getxattr(source / "file", ACCESS)) == (granting(6), granting(6))
 
 
+@everywhere
 def test_an_access_list_lets_a_user_in(file: Path, source: Path, processes: Start) -> None:
     needs_acl(source)
     file.write_bytes(b"data")
@@ -290,6 +292,7 @@ def test_the_mask_of_an_access_list_is_the_group_of_the_mode(file: Path, source:
     assert stat.S_IMODE(file.stat().st_mode) == 0o770
 
 
+@everywhere
 def test_a_default_list_is_inherited_and_the_umask_left_out(tree: Path, source: Path, processes: Start) -> None:
     needs_acl(source)
     (tree / "below").mkdir()
@@ -309,6 +312,7 @@ def test_a_default_list_is_the_default_of_directories_below(tree: Path, source: 
 # Modes, owners and groups
 
 
+@everywhere
 @pytest.mark.parametrize(
     ("make", "mode"),
     [
@@ -330,6 +334,7 @@ def test_all_bits_of_a_mode_are_kept(file: Path) -> None:
     assert stat.S_IMODE(file.stat().st_mode) == 0o7754
 
 
+@everywhere
 def test_writing_takes_the_setuid_bit_away(file: Path, processes: Start) -> None:
     os.chown(file, USER, USER)
     file.chmod(0o4777)
@@ -337,6 +342,7 @@ def test_writing_takes_the_setuid_bit_away(file: Path, processes: Start) -> None
     assert stat.S_IMODE(file.stat().st_mode) == 0o777
 
 
+@everywhere
 def test_owner_and_group_are_those_of_who_makes_a_file(tree: Path, processes: Start) -> None:
     tree.chmod(0o777)
     processes(user=USER, cwd=tree).do("os.mkdir('new')")
