@@ -4,6 +4,7 @@ Never here: threads; one loop serves one device, and a method that blocks the lo
 """
 
 import asyncio
+import contextlib
 import errno
 import os
 from typing import Any
@@ -33,6 +34,10 @@ def serve_in_loop(server: Server) -> None:
     try:
         loop.run_until_complete(serve(server))
     finally:
+        loop.set_exception_handler(lambda loop, context: None)  # the session names the methods that still run
+        for task in asyncio.all_tasks(loop):
+            with contextlib.suppress(BaseException):
+                task.get_coro().close()
         loop.close()
 
 
@@ -135,6 +140,8 @@ async def _call(server: Server, row: Call, request: Request, arguments: tuple[An
         request.on_interrupt = task.cancel
         result = await row.method(request, *arguments)
         out = row.pack(request.unique, result, arguments)
+    except GeneratorExit:
+        raise  # the loop is gone, and nobody waits for an answer
     except BaseException as bad:
         for nodeid in entries_of(result):
             server.forget(nodeid)

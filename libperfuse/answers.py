@@ -106,6 +106,8 @@ def _struct(row: Row, minor: int) -> Pack:
             if slow:
                 body: bytes = made.build(result)
                 return _HEADER(size, 0, unique) + body[: size - OUT_HEADER_SIZE]
+            if not isinstance(result, tuple):
+                raise TypeError  # three bytes would make an open_out
             return pack(size, 0, unique, *result)
         except (struct.error, TypeError, ValueError):
             raise explain(result) from None

@@ -166,8 +166,7 @@ class Session:
         with self._lock:
             first, self._seeing_out = not self._seeing_out, True
         until = time.monotonic() + PATIENCE
-        if first:
-            self._see_out(until)
+        self._see_out(until)
         if not self._leave(threading.current_thread()):
             self._end()
         elif first and not self.ended.wait(max(0.0, until - time.monotonic())):
@@ -183,8 +182,9 @@ class Session:
 
     def _see_out(self, until: float) -> None:
         """The device has ended: nobody waits for the answers of methods that still run. Wake those that sleep."""
-        for request in list(self.server.running.values()):
-            self.server.wake(request)
+        for unique, request in list(self.server.running.items()):
+            if not self.asynchronous or unique in self.server.deferred:  # tasks were cancelled in their loop
+                self.server.wake(request)
         for thread in list(self.server.deferred.values()):
             thread.join(max(0.0, until - time.monotonic()))
 
