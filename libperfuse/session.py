@@ -3,6 +3,7 @@
 Never here: requests (`server`), and signals (`running`).
 """
 
+import contextlib
 import logging
 import os
 import threading
@@ -186,7 +187,8 @@ class Session:
             if not self.asynchronous or unique in self.server.deferred:  # tasks were cancelled in their loop
                 self.server.wake(request)
         for thread in list(self.server.deferred.values()):
-            thread.join(max(0.0, until - time.monotonic()))
+            with contextlib.suppress(RuntimeError):  # not started yet: the thread that starts it comes here too
+                thread.join(max(0.0, until - time.monotonic()))
 
     def _first(self) -> None:
         """Answer INIT, then serve, and have the others serve beside."""
