@@ -9,7 +9,8 @@ help:
 	@echo 'make test    all tests, on the real kernel'
 	@echo 'make lint    ruff and mypy'
 	@echo 'make docs    the documentation as a site, into $(BUILD)/site'
-	@echo 'make bench   codec, start, mount and relay figures (several minutes: nothing else should run)'
+	@echo 'make bench   codec, start, mount, relay and Python server figures (several minutes: nothing else should run)'
+	@echo 'make bench-quick  one minute: the hot paths of the relay and the Python server, printed only'
 	@echo 'make build   the C library and the C fixtures into $(BUILD)/'
 	@echo 'make setup   only $(VENV)'
 	@echo 'make clean   remove $(VENV), $(BUILD) and caches'
@@ -44,8 +45,11 @@ docs: setup
 bench: setup
 	unshare -m --propagation private $(PY) -m tests.bench
 
+bench-quick: setup
+	unshare -m --propagation private $(PY) -m tests.bench --quick
+
 clean:
 	rm -rf $(VENV) $(BUILD) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help setup build demo test lint docs bench clean
+.PHONY: help setup build demo test lint docs bench bench-quick clean

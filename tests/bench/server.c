@@ -21,6 +21,7 @@ static size_t answer(struct fuse_in_header *head, void *out, struct iovec *paylo
 {
 	struct fuse_attr attr = { .ino = head->nodeid, .nlink = 1, .blksize = 4096 };
 	struct fuse_read_in *read_in = (void *)(head + 1);
+	struct fuse_write_in *write_in = (void *)(head + 1);
 	struct fuse_init_in *init_in = (void *)(head + 1);
 
 	attr.mode = head->nodeid == 1 ? 040755 : 0100644;
@@ -51,6 +52,14 @@ static size_t answer(struct fuse_in_header *head, void *out, struct iovec *paylo
 		if (payload->iov_len > read_in->size)
 			payload->iov_len = read_in->size;
 		return 0;
+	case FUSE_WRITE:
+		if (write_in->offset > SIZE || write_in->size > SIZE - write_in->offset) {
+			*error = -ENOSPC;
+			return 0;
+		}
+		memcpy(data + write_in->offset, write_in + 1, write_in->size);
+		*(struct fuse_write_out *)out = (struct fuse_write_out) { .size = write_in->size };
+		return sizeof(struct fuse_write_out);
 	case FUSE_RELEASE:
 	case FUSE_FLUSH:
 		return 0;
@@ -63,7 +72,8 @@ int main(int argc, char **argv)
 {
 	int fd = argc > 1 ? atoi(argv[1]) : 0;
 	char options[128];
-	union { struct fuse_init_out i; struct fuse_entry_out e; struct fuse_attr_out a; struct fuse_open_out o; } out;
+	union { struct fuse_init_out i; struct fuse_entry_out e; struct fuse_attr_out a; struct fuse_open_out o;
+		struct fuse_write_out w; } out;
 
 	if (fd <= 0) {
 		fd = open("/dev/fuse", O_RDWR | O_CLOEXEC);
