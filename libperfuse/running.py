@@ -33,7 +33,10 @@ def run(*sessions: Session) -> None:
             each.start()
             left.append(each)
         while left:
-            event = events.get()
+            try:
+                event = events.get(timeout=1)
+            except queue.Empty:
+                continue  # a signal that came just before the wait began has woken nobody: its handler runs here
             if isinstance(event, Session):
                 left.remove(event)
                 continue
