@@ -33,13 +33,22 @@ class Served:
     def signalled(self, number: signal.Signals) -> int:
         """Its exit status after a signal."""
         self.process.send_signal(number)
-        return self.process.wait(timeout=20)
+        return self.ended()
+
+    def ended(self, seconds: float = 20) -> int:
+        """Its exit status; where it goes on, what its threads are doing is the failure."""
+        try:
+            return self.process.wait(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            self.process.send_signal(signal.SIGABRT)
+            self.process.wait()
+            pytest.fail(f"it has not ended within {seconds:g} s\n{self.said()}")
 
     def unmounted(self) -> int:
         """Its exit status after umount(8) of all."""
         for each in self.targets:
             subprocess.run(["umount", each], check=True)
-        return self.process.wait(timeout=20)
+        return self.ended()
 
     def end(self) -> None:
         """Kill it where it still runs."""
@@ -58,11 +67,11 @@ Serve = Callable[..., Served]
 
 @pytest.fixture
 def serve(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Serve]:
-    """`serve("fixtures/hello.py", *options, via="kernel", mounts=1)`: started, and mounted on directories of its own."""
+    """`serve("fixtures/hello.py", *options, via="kernel", mounts=1)`: started, mounted on directories of its own."""
     made: list[Served] = []
 
     def start(script: str | Path, *options: str, via: str = "kernel", mounts: int = 1) -> Served:
-        environment = os.environ | {"PERFUSE_VIA": via, "PYTHONPATH": str(ROOT)}
+        environment = os.environ | {"PERFUSE_VIA": via, "PYTHONPATH": str(ROOT), "PYTHONFAULTHANDLER": "1"}
         if via == "perfused":
             environment |= request.getfixturevalue("daemon").environment
         else:
