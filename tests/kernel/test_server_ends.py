@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from libperfuse import Request, Session, mounting, serve
+from libperfuse import FuseError, Init, Request, Session, mounting, run, serve
 from libperfuse import session as session_module
 from perfused import libc
 from tests.kernel.conftest import ROOT, Daemon, eventually, fuse_mounts
@@ -89,6 +89,24 @@ def test_a_session_ends_when_its_daemon_dies(daemon: Daemon, target: Path) -> No
         os.kill(each, signal.SIGKILL)
     assert session.join(20)
     eventually(lambda: not fuse_mounts(target), "the daemon has detached the mount")
+
+
+def test_run_takes_the_others_down_when_one_cannot_be_mounted(via: mounting.Via, target: Path, tmp_path: Path) -> None:
+    first = Session(Tree(), target, via=via)
+    with pytest.raises(FileNotFoundError):
+        run(first, Session(Tree(), tmp_path / "none", via=via))
+    assert first.join(0)
+    assert not fuse_mounts(tmp_path)
+
+
+def test_a_filesystem_whose_init_fails_is_unmounted_and_says_why(via: mounting.Via, target: Path) -> None:
+    class Failing(Tree):
+        def init(self, init: Init) -> None:
+            raise FuseError(errno.EPROTO, "no")
+
+    with pytest.raises(FuseError, match="no"):
+        run(Session(Failing(), target, via=via))
+    eventually(lambda: not fuse_mounts(target), "it is unmounted")
 
 
 def _stacked(target: Path) -> None:
