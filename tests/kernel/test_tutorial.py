@@ -160,6 +160,13 @@ def test_bell_wakes_who_polls(start: Start) -> None:
     os.close(fd)
 
 
+def test_passed_has_the_kernel_read_the_file(start: Start) -> None:
+    pytest.importorskip("libperfuse.backing")
+    path = start("passed.py").target / "hello"
+    assert path.read_text() == PROGRAMS["passed.py"]
+    assert path.stat().st_size == len(PROGRAMS["passed.py"])
+
+
 def test_every_program_of_the_page_is_tested_here() -> None:
     tested = {name for name in globals() if name.startswith("test_")}
     assert [name for name in PROGRAMS if not any(f"_{name[:-3]}" in each for each in tested)] == []
