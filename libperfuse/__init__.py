@@ -11,6 +11,7 @@ from libperfuse.connection import PerfuseError
 from libperfuse.perfuse import perfuse_mount, perfuse_open, perfuse_unmount
 
 if TYPE_CHECKING:
+    from libperfuse.backing import backing_close, backing_open
     from libperfuse.caller import acting_as
     from libperfuse.errors import FuseError
     from libperfuse.negotiation import Init
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Defer", "Dirent", "Entry", "FuseError", "Init", "IoctlRetry", "Nodes", "Notifier", "Operations", "PerfuseError",
-    "Request", "Session", "acting_as", "perfuse_mount", "perfuse_open", "perfuse_unmount", "run", "serve",
+    "Request", "Session", "acting_as", "backing_close", "backing_open", "perfuse_mount", "perfuse_open",
+    "perfuse_unmount", "run", "serve",
 ]  # fmt: skip
 
 #: the server's names and their modules, imported at first use: who only mounts does not wait for asyncio
@@ -32,7 +34,8 @@ _SERVER = {
     "FuseError": "libperfuse.errors",
     "Init": "libperfuse.negotiation", "IoctlRetry": "libperfuse.operations", "Nodes": "libperfuse.nodes",
     "Notifier": "libperfuse.notify", "Operations": "libperfuse.operations", "Request": "libperfuse.operations",
-    "Session": "libperfuse.session", "acting_as": "libperfuse.caller", "run": "libperfuse.running",
+    "Session": "libperfuse.session", "acting_as": "libperfuse.caller", "backing_close": "libperfuse.backing",
+    "backing_open": "libperfuse.backing", "run": "libperfuse.running",
     "serve": "libperfuse.running",
 }  # fmt: skip
 

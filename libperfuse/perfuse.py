@@ -24,7 +24,8 @@ _RDEV = os.makedev(10, 229)
 _FSTYPE = re.compile(r"(fuse|fuseblk)(\..*)?\Z|perfuse\|", re.DOTALL)
 _FD = re.compile(r"(?:^|,)fd=(\d{1,9})(?=,|\Z)")
 
-#: Control connections of direct devices: fd -> (what the fd was, connection). Their end tells the daemon of ours.
+#: Control connections kept beside devices, direct ones (their end tells the daemon of ours) and those of private
+#: daemons: fd -> (what the fd was, connection).
 _direct: dict[int, tuple[tuple[int, int, int], socket.socket]] = {}
 _lock = threading.Lock()
 
@@ -47,7 +48,8 @@ def perfuse_open(path: str, flags: int = os.O_RDWR, mode: int = 0o600, *, privat
     except BaseException:
         connection.close()
         raise
-    if endpoint is Endpoint.DIRECT:
+    if endpoint is Endpoint.DIRECT or not connection.getpeername():
+        # A private daemon has no path to connect to again: only this connection reaches it (backing files).
         _keep(fd, connection)
     else:
         connection.close()
@@ -72,18 +74,18 @@ def _hello(connection: socket.socket, endpoint: Endpoint) -> tuple[int, Endpoint
 
 
 def _keep(fd: int, connection: socket.socket) -> None:
-    """Keep the connection of a direct device, and let go of those whose mount or descriptor is gone."""
+    """Keep a device's control connection, and let go of those whose mount or descriptor is gone."""
     with _lock:
-        for old, (identity, kept) in list(_direct.items()):
-            if old == fd or not _same(old, identity) or _hung_up(kept):
+        for old, (was, kept) in list(_direct.items()):
+            if old == fd or not _same(old, was) or _hung_up(kept):
                 del _direct[old]
                 kept.close()
         _direct[fd] = _identity(fd), connection
 
 
-def _same(fd: int, identity: tuple[int, int, int]) -> bool:
+def _same(fd: int, was: tuple[int, int, int]) -> bool:
     try:
-        return _identity(fd) == identity
+        return _identity(fd) == was
     except OSError:
         return False
 
@@ -139,27 +141,39 @@ def _mount_frame(source: str, target: str, fstype: str, flags: int, data: str) -
 
 def _control_of(fd: int) -> tuple[socket.socket | None, bool]:
     """The socket that takes a device's mount frame, and whether the caller closes it; None for a real /dev/fuse."""
+    if is_kernels(fd):
+        return kept_connection(fd), False
+    device_name(fd)
+    return socket.socket(fileno=os.dup(fd)), True
+
+
+def device_name(fd: int) -> bytes:
+    """The name that the daemon gave its end of a socket device. Raises PerfuseError EINVAL for any other socket."""
+    with socket.socket(fileno=os.dup(fd)) as sock:
+        try:
+            name = sock.getpeername() if sock.family == socket.AF_UNIX else b""
+        except OSError:
+            name = b""
+    if not isinstance(name, bytes) or not name.startswith(control.DEVICE_NAME_PREFIX):
+        raise PerfuseError(errno.EINVAL, f"fd={fd} is a socket, but no device of perfused's")
+    return name
+
+
+def is_kernels(fd: int) -> bool:
+    """Whether a descriptor is of /dev/fuse itself. Raises PerfuseError ENOTSOCK where it is no socket either."""
     found = os.fstat(fd)
     if stat.S_ISCHR(found.st_mode) and found.st_rdev == _RDEV:
-        with _lock:
-            entry = _direct.get(fd)
-        return (entry[1], False) if entry and entry[0] == _identity(fd) else (None, False)
+        return True
     if not stat.S_ISSOCK(found.st_mode):
         raise PerfuseError(errno.ENOTSOCK, f"fd={fd} is no device of perfused's, nor /dev/fuse")
-    sock = socket.socket(fileno=os.dup(fd))
-    try:
-        ours = sock.family == socket.AF_UNIX and _name_of_peer(sock).startswith(control.DEVICE_NAME_PREFIX)
-    except OSError:
-        ours = False
-    if not ours:
-        sock.close()
-        raise PerfuseError(errno.EINVAL, f"fd={fd} is a socket, but no device of perfused's")
-    return sock, True
+    return False
 
 
-def _name_of_peer(sock: socket.socket) -> bytes:
-    name = sock.getpeername()
-    return name if isinstance(name, bytes) else os.fsencode(name)
+def kept_connection(fd: int) -> socket.socket | None:
+    """The control connection that was kept beside a device; None where there is none."""
+    with _lock:
+        entry = _direct.get(fd)
+    return entry[1] if entry and entry[0] == _identity(fd) else None
 
 
 def _await_verdict(connection: socket.socket) -> None:

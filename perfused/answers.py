@@ -1,7 +1,8 @@
-"""What perfusectl asks and is answered: mounts, stats, trace, umount; and the traces that SIGUSR1 writes.
+"""What is asked over the control socket: mounts, stats, trace, umount, backing; and the traces that SIGUSR1 writes.
 
 Who may ask what of a mount: root, the daemon's own user, and the mount's user. What needs the worker is handed to it
-together with the connection, so a worker that is busy delays nobody else. Never here: doing the work.
+together with the connection, so a worker that is busy delays nobody else; what comes with descriptors, to a process
+forked for it. Never here: doing the work.
 """
 
 import contextlib
@@ -11,7 +12,8 @@ import socket
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from perfused import __version__, channel, libc
+from perfused import __version__, backing, channel, libc
+from perfused.clients import Clients
 from perfused.config import Config
 from perfused.listener import Peer
 from perfused.log import LOGGER
@@ -22,6 +24,8 @@ from wire.control import Request
 
 #: seconds perfusectl umount waits for umount(2) before it says so
 UMOUNT_PATIENCE = 15.0
+#: connections at once that register backing files of one mount
+HELPERS = 4
 #: unmounts of one mount that may be under way at once: one that waits, and one by force
 UMOUNTS = 4
 
@@ -30,6 +34,7 @@ class Daemon(Protocol):
     """What an answer needs of the daemon."""
 
     config: Config
+    clients: Clients
     loop: Loop
     mounted: dict[int, Mounted]
     tracing: bool
@@ -173,11 +178,39 @@ def _umount(daemon: Daemon, peer: Peer, body: dict[str, Any]) -> None:
     daemon.loop.later(UMOUNT_PATIENCE, late)
 
 
+def _backing(daemon: Daemon, peer: Peer, body: dict[str, Any]) -> None:
+    """Give the connection to a process that registers backing files for the mount whose device the client names."""
+    name = body.get("device")
+    device = b"\0" + name.encode(errors="replace") if isinstance(name, str) else b""
+    found = [each for each in daemon.mounted.values() if each.up and each.device and each.device == device]
+    if not found:
+        raise Refusal(errno.ENOENT, f"device is {_shown(name)}: no mount of this perfused on a socket endpoint")
+    made = found[0]
+    if peer.client.uid not in (0, made.client.uid):
+        raise Refusal(errno.EPERM, f"{made.target}: the mount is another user's")
+    sentence = peer.barred if peer.client.uid else ""
+    if sentence or (sentence := backing.unwilling(daemon.config.policy, peer.client)):
+        raise Refusal(errno.EPERM, sentence)
+    if sum(1 for each in daemon.clients.helpers.values() if each == made.number) >= HELPERS:
+        raise Refusal(errno.EUSERS, f"{made.target}: {HELPERS} connections register its backing files already")
+    ours, theirs = channel.pair()
+    job = backing.Job(daemon.config.policy, peer.client, made.device, peer.sock, peer.namespace, ours)
+    with ours, theirs:
+        if not channel.send(made.channel, {"op": "lend"}, (theirs.fileno(),), socket.MSG_DONTWAIT):
+            raise Refusal(errno.EAGAIN, f"{made.target}: its worker does not answer")
+        try:
+            daemon.clients.help(peer, made.number, {ours.fileno()}, lambda: backing.serve(job))
+        except OSError as bad:
+            LOGGER.error("%s: nobody can register its backing files: %s", made.target, bad.strerror)
+            daemon.clients.drop(peer)
+
+
 _OPS: dict[str, Callable[[Daemon, Peer, dict[str, Any]], None]] = {
     "mounts": _mounts,
     "stats": _hand_over,
     "trace": _hand_over,
     "umount": _umount,
+    "backing": _backing,
 }
 
 

@@ -37,6 +37,8 @@ class Clients:
         self.peers: dict[int, Peer] = {}
         #: processes that close a client's socket, and whose
         self.closers: dict[int, int] = {}
+        #: processes that answer a client in the daemon's place, and for which mount's number
+        self.helpers: dict[int, int] = {}
         self.stopping = False
         self._fork = fork
         self._mounts = mounts
@@ -88,7 +90,8 @@ class Clients:
         follow = self.listener.readable(peer)
         if follow is peer:
             return
-        if self.peers.get(peer.fd) is peer:
+        # A private daemon has no path to connect to: what its client asks later comes on the connection of HELLO.
+        if self.peers.get(peer.fd) is peer and not (follow is not None and peer.private):
             self.dismiss(peer)
         if follow is not None:
             self.adopt(follow)
@@ -114,28 +117,46 @@ class Clients:
         if not (peer.client.uid and peer.carries):
             peer.close()
             return
-        # The other process must be the last: it waits until we have closed ours.
-        pipe: tuple[int, ...] = ()
         try:
-            read, _ = pipe = os.pipe2(os.O_CLOEXEC)
-            pid = self._fork({peer.sock.fileno(), read}, partial(os.read, read, 1))
-            self.closers[pid] = peer.client.uid
-            peer.close()
-            self.loop.watch_child(pid, partial(self._closed, pid))
+            self._give(peer, set(), self.closers, peer.client.uid, lambda: None)
         except OSError as bad:
             LOGGER.error("a socket of uid %d cannot be closed now: %s", peer.client.uid, bad.strerror)
             if peer.sock.fileno() >= 0:
                 self.loop.later(1.0, partial(self.drop, peer))
+
+    def help(self, peer: Peer, number: int, keep: set[int], child: Callable[[], object]) -> None:
+        """Have `child` serve a connection in a process of its own, for the mount of that number. Raises OSError."""
+        self.release(peer)
+        self._give(peer, keep | {peer.namespace}, self.helpers, number, child)
+
+    def _give(self, peer: Peer, keep: set[int], book: dict[int, int], entry: int, child: Callable[[], object]) -> None:
+        """Fork a process that is the last to close a peer's socket: it does nothing until we have closed ours."""
+        pipe = os.pipe2(os.O_CLOEXEC)
+
+        def begin() -> None:
+            os.read(pipe[0], 1)
+            child()
+
+        try:
+            pid = self._fork(keep | {peer.sock.fileno(), pipe[0]}, begin)
+            book[pid] = entry
+            peer.close()
+            self.loop.watch_child(pid, partial(self._ended, book, pid))
         finally:
             for fd in pipe:
                 os.close(fd)
+
+    @staticmethod
+    def _ended(book: dict[int, int], pid: int, status: int) -> None:
+        book.pop(pid, None)
 
     def opens(self, uid: int) -> int:
         """Devices that a user holds and has not mounted."""
         return sum(1 for peer in self.peers.values() if peer.device and peer.client.uid == uid)
 
-    def _closed(self, pid: int, status: int) -> None:
-        self.closers.pop(pid, None)
+    def expected(self) -> bool:
+        """Whether a client holds a device that it may still mount, or has not asked for one yet."""
+        return any(peer.device or not peer.greeted for peer in self.peers.values())
 
     def end(self) -> None:
         """Take no more clients, and let go of those that have not mounted."""

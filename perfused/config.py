@@ -22,6 +22,7 @@ LIMITS: dict[str, tuple[float, float]] = {
     "stop_timeout": (0.1, 600),
     "mounts_per_user": (0, 100_000),
     "opens_per_user": (1, 100_000),
+    "backing_files": (0, 1_000_000),
     "deadline": (0, 86_400),
     "interrupt_grace": (0.1, 3600),
     "killed_grace": (0, 3600),
@@ -68,6 +69,10 @@ class Policy:
     opens_per_user: int = 64
     #: kinds of filesystem (f_type numbers) that may be mounted over, beside the built-in ones
     mount_over: list[int] = field(default_factory=list)
+    #: whether perfused registers backing files (FUSE passthrough) for their filesystems
+    passthrough: bool = True
+    #: backing files that one mount of theirs may have registered at a time
+    backing_files: int = 1024
 
 
 @dataclass(frozen=True)

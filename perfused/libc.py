@@ -6,7 +6,7 @@ above 423 have one number on every architecture. Nothing here decides anything.
 
 import os
 import struct
-from typing import Any
+from typing import Any, NamedTuple
 
 from perfused._libc_cffi import ffi
 
@@ -14,10 +14,12 @@ _libc: Any = ffi.dlopen(None)
 
 SYS_STATMOUNT = 457
 SYS_LISTMOUNT = 458
+SYS_OPEN_TREE = 428
 SYS_MOVE_MOUNT = 429
 SYS_FSOPEN = 430
 SYS_FSCONFIG = 431
 SYS_FSMOUNT = 432
+SYS_MOUNT_SETATTR = 442
 
 CLONE_NEWNS = 0x0002_0000
 
@@ -26,6 +28,8 @@ FSCONFIG_SET_FLAG = 0
 FSCONFIG_SET_STRING = 1
 FSCONFIG_CMD_CREATE = 6
 FSMOUNT_CLOEXEC = 1
+OPEN_TREE_CLONE = 1
+OPEN_TREE_CLOEXEC = os.O_CLOEXEC
 MOVE_MOUNT_F_EMPTY_PATH = 0x04
 MOVE_MOUNT_T_EMPTY_PATH = 0x40
 
@@ -65,6 +69,8 @@ LSMT_ROOT = 0xFFFF_FFFF_FFFF_FFFF
 AT_FDCWD = -100
 AT_SYMLINK_NOFOLLOW = 0x100
 AT_STATX_DONT_SYNC = 0x4000
+AT_EMPTY_PATH = 0x1000
+STATX_ATTR_APPEND = 0x20
 STATX_BTIME = 0x800
 #: stx_mnt_id in struct statx (linux/stat.h)
 STATX_MNT_ID_OFFSET = 0x90
@@ -83,6 +89,9 @@ PR_CAPBSET_DROP = 24
 PR_SET_NO_NEW_PRIVS = 38
 PR_CAP_AMBIENT = 47
 PR_CAP_AMBIENT_CLEAR_ALL = 4
+
+CAP_DAC_READ_SEARCH = 2
+CAP_SYS_ADMIN = 21
 
 _CAPSET = {"x86_64": 126, "s390x": 185, "ppc64le": 184}.get(os.uname().machine, 91)
 _CAP_VERSION_3 = 0x2008_0522
@@ -148,6 +157,19 @@ def move_mount(mount_fd: int, target_fd: int) -> None:
     _check(_libc.syscall(SYS_MOVE_MOUNT, _long(mount_fd), empty, _long(target_fd), empty, _long(flags)), "move_mount")
 
 
+def open_tree_clone(fd: int) -> int:
+    """open_tree(2) OPEN_TREE_CLONE: a mount of what a descriptor holds, which stands nowhere; close-on-exec, O_PATH."""
+    flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_EMPTY_PATH
+    return _check(_libc.syscall(SYS_OPEN_TREE, _long(fd), _c(b""), _long(flags)), "open_tree")
+
+
+def mount_setattr(fd: int, attributes: int) -> None:
+    """mount_setattr(2): set MOUNT_ATTR_* on the mount that a descriptor is the root of."""
+    wanted = ffi.new("char[]", struct.pack("=QQQQ", attributes, 0, 0, 0))
+    result = _libc.syscall(SYS_MOUNT_SETATTR, _long(fd), _c(b""), _long(AT_EMPTY_PATH), wanted, _long(32))
+    _check(result, "mount_setattr")
+
+
 def setns(fd: int, kind: int) -> None:
     """setns(2)."""
     _check(_libc.setns(fd, kind), "setns")
@@ -179,9 +201,14 @@ def drop_bounding_set() -> None:
 def drop_capabilities() -> None:
     """Empty the ambient, permitted, effective and inheritable sets of this process, for good."""
     _libc.prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
+    set_capabilities(0, 0)
+
+
+def set_capabilities(effective: int, permitted: int) -> None:
+    """capset(2): exactly these, as bits, and nothing to inherit."""
     header = ffi.new("char[]", struct.pack("=Ii", _CAP_VERSION_3, 0))
-    empty = ffi.new("char[]", bytes(24))
-    _check(_libc.syscall(_CAPSET, header, empty), "capset")
+    words = [each >> shift & 0xFFFF_FFFF for shift in (0, 32) for each in (effective, permitted, 0)]
+    _check(_libc.syscall(_CAPSET, header, ffi.new("char[]", struct.pack("=6I", *words))), "capset")
 
 
 def fallocate(fd: int, mode: int, offset: int, length: int) -> None:
@@ -206,6 +233,26 @@ def mount_id_at(directory: int, name: bytes) -> int:
     buffer = ffi.new("char[256]")
     _check(_libc.statx(directory, _c(name), AT_SYMLINK_NOFOLLOW | AT_STATX_DONT_SYNC, 0, buffer), "statx")
     return int(struct.unpack_from("=Q", ffi.buffer(buffer), STATX_MNT_ID_OFFSET)[0])
+
+
+class Facts(NamedTuple):
+    """What statx(2) says of a file: its filesystem's device numbers, its mode, STATX_ATTR_* attributes."""
+
+    major: int
+    minor: int
+    mode: int
+    attributes: int
+
+
+def facts(fd: int) -> Facts:
+    """What the kernel knows of an open file without asking its filesystem (AT_STATX_DONT_SYNC)."""
+    buffer = ffi.new("char[256]")
+    _check(_libc.statx(fd, _c(b""), AT_EMPTY_PATH | AT_STATX_DONT_SYNC, 0x3, buffer), "statx")
+    view = ffi.buffer(buffer)
+    (attributes,) = struct.unpack_from("=Q", view, 0x08)
+    (mode,) = struct.unpack_from("=H", view, 0x1C)
+    major, minor = struct.unpack_from("=II", view, 0x88)
+    return Facts(int(major), int(minor), int(mode), int(attributes))
 
 
 def birth_time(path: bytes) -> int | None:

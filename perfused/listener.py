@@ -61,6 +61,8 @@ class Peer:
         self.name = ""
         self.faults = 0
         self.private = private
+        #: a HELLO was answered with a device that is another socket
+        self.greeted = False
         #: a HELLO was answered, or an original frame made the connection a device
         self.device = False
 
@@ -276,6 +278,7 @@ class Listener:
         if opened.sock is not peer.sock:
             namespace = Namespace(peer.namespace, peer.namespace_number, peer.barred)
             peer.namespace = -1
+            peer.greeted = True
             device = Peer(opened.sock, namespace, client, peer.private)
         else:
             device = peer

@@ -24,6 +24,8 @@ class Mounted:
     peer: Peer | None
     #: the number of its mount namespace, 0 for ours
     namespace_number: int
+    #: the name of the daemon's end of a socket device; b"" for others
+    device: bytes = b""
     #: set once the worker is there
     number: int = 0
     pid: int = 0

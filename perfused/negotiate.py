@@ -49,11 +49,14 @@ class Terms(NamedTuple):
     time_gran: int
 
 
-def refused_bits(config_refused: int = 0) -> int:
-    """INIT bits a socket endpoint does not offer: wire's policy table and the configuration's."""
+def refused_bits(config_refused: int = 0, helped: bool = False) -> int:
+    """INIT bits a socket endpoint does not offer: wire's policy table and the configuration's.
+
+    `helped`: the daemon makes the calls that a filesystem cannot make on a socket (Verdict.DAEMON).
+    """
     bits = int(config_refused)
     for flag, policy in INIT_POLICY.items():
-        if policy.socket is not Verdict.PASS:
+        if policy.socket is Verdict.REFUSED or (policy.socket is Verdict.DAEMON and not helped):
             bits |= int(flag)
     return bits & ~int(InitFlag.INIT_EXT)
 

@@ -25,6 +25,11 @@ MOUNT_OVER = {
     0xF15F: "ecryptfs", 0x3434: "nilfs2", 0x72B6: "jffs2", 0x64646178: "daxfs",
 }  # fmt: skip
 
+#: f_type of filesystems an ordinary user's backing files may be on: those that keep files. The kernel does passthrough
+#: with CAP_SYS_ADMIN, which files of proc and the like take for a reason to tell more.
+FUSE = 0x65735546
+BACKING_ON = MOUNT_OVER.keys() - {FUSE}
+
 #: Options of `data` that take a number, with the largest each may have.
 NUMBERS = {
     "fd": 2**31 - 1,
@@ -138,6 +143,31 @@ def allow(policy: Policy, client: Client, wanted: Wanted, target: int, flags: in
         raise refuse(errno.EPERM, f"the target's filesystem (type {kind:#x}) is not one that users mount over")
     if "allow_other" in wanted.switches and not others_allowed(policy, client.uid):
         raise refuse(errno.EPERM, f"option allow_other: policy.allow_other does not name uid {client.uid}")
+
+
+def allow_backing(flags: int, facts: libc.Facts | None, kind: int) -> bool:
+    """Decide whether an ordinary user may back a file with one it holds open; whether only for reading.
+
+    `flags` are those of F_GETFL, `kind` is f_type; a file on FUSE, which nobody asks about, has no facts. The kernel
+    opens a backing file anew for whoever opens the file in front of it, and checks no permission then: so the
+    descriptor must permit all that may follow. Raises MountError EBADF, EACCES, EINVAL, EISDIR, EPERM, ELOOP.
+    """
+    if facts is None or kind == FUSE:
+        raise refuse(errno.ELOOP, "the backing file is on a FUSE mount, which backs others for root alone")
+    if flags & os.O_PATH:
+        raise refuse(errno.EBADF, "the backing file is opened with O_PATH: open it for reading, or reading and writing")
+    if stat.S_ISDIR(facts.mode):
+        raise refuse(errno.EISDIR, "the backing file is a directory: a regular file was expected")
+    if not stat.S_ISREG(facts.mode):
+        raise refuse(errno.EINVAL, "the backing file is no regular file")
+    if flags & os.O_ACCMODE not in (os.O_RDONLY, os.O_RDWR):
+        raise refuse(errno.EACCES, "the backing file is opened for writing alone: passthrough would let others read it")
+    if kind not in BACKING_ON:
+        raise refuse(errno.EPERM, f"the backing file's filesystem (type {kind:#x}) is not one that keeps users' files")
+    writable = flags & os.O_ACCMODE == os.O_RDWR
+    if writable and facts.attributes & libc.STATX_ATTR_APPEND:
+        raise refuse(errno.EPERM, "the backing file may only be appended to, which passthrough does not keep to")
+    return not writable
 
 
 def _filesystem_kind(target: int) -> int:

@@ -2,7 +2,7 @@
 
 It never waits for a client, a filesystem or a mount point: whatever may block (path walks, mount, umount) happens in a
 forked process. Messages with a worker: from it `mounted`, `failed`, `ended`; to it `op` = go, stop, stats, trace,
-trace-on, trace-off, dump, mute. Never here: frames of FUSE, and what perfusectl is answered (`answers`).
+trace-on, trace-off, dump, mute, lend. Never here: frames of FUSE, and what perfusectl is answered (`answers`).
 """
 
 import errno
@@ -15,7 +15,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from perfused import answers, channel, keeper, libc, log, notify_systemd, unmounting, worker
+from perfused import answers, backing, channel, keeper, libc, log, notify_systemd, unmounting, worker
 from perfused.clients import Clients
 from perfused.config import Config, ConfigError
 from perfused.devices import BdiWatch
@@ -91,7 +91,7 @@ class Supervisor:
         LOGGER.info("ready%s", "" if self._private else f", {len(self._listening)} control socket(s)")
         self.loop.later(0, self._watch_devices)
         self.loop.run(self._done)
-        for pid in self.clients.closers:
+        for pid in self.clients.closers | self.clients.helpers:
             os.kill(pid, signal.SIGKILL)
         self._keeper.close()
         LOGGER.info("stopped")
@@ -100,9 +100,10 @@ class Supervisor:
     def _done(self) -> bool:
         if self._abandoned:
             return True
-        if self.mounted or self.loop.children() - {self._keeper_pid} - self.clients.closers.keys():
+        aside = {self._keeper_pid} | self.clients.closers.keys() | self.clients.helpers.keys()
+        if self.mounted or self.loop.children() - aside:
             return False
-        return self._stopping or (self._private is not None and not self.clients.peers)
+        return self._stopping or (self._private is not None and not self.clients.expected())
 
     # -- mounting --------------------------------------------------------------------------------------------------
 
@@ -114,6 +115,7 @@ class Supervisor:
         if "puffs" in self.debug:
             LOGGER.debug("uid %d, pid %d (%s) asks for %s", peer.client.uid, peer.client.pid, peer.name, request)
         made = Mounted(peer.client, peer.name, peer.endpoint, request, peer.namespace, peer, peer.namespace_number)
+        made.device = backing.device_name(peer.sock)
         self.clients.release(peer)
         mine = sum(1 for each in self.mounted.values() if each.client.uid == peer.client.uid)
         most = self.config.policy.mounts_per_user
@@ -396,7 +398,7 @@ class Supervisor:
             # In an exiting process even SIGKILL does not end a wait for a filesystem that is not ours.
             LOGGER.error("left behind: %d mounts, processes %s", len(self.mounted), sorted(self.loop.children()))
             self._abandoned = True
-        elif self.mounted or self.loop.children() - {self._keeper_pid}:
+        elif not self._done():
             self.loop.later(1.0, self._kill_rest)
 
 

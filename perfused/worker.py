@@ -16,7 +16,7 @@ import time
 from collections import deque
 from typing import Any, NoReturn
 
-from perfused import channel, kernel, libc, observe
+from perfused import backing, channel, kernel, libc, observe
 from perfused.engine import Engine, describe
 from perfused.kernel import MountError, MountInfo
 from perfused.log import LOGGER
@@ -114,9 +114,10 @@ class Worker:
         config = job.config
         size = job.device_socket.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
         wanted = config.init.max_frame or kernel.largest_frame()
+        helped = bool(backing.device_name(job.device_socket)) and not backing.unwilling(config.policy, job.client)
         rules = Rules(
             max_frame=min(wanted, size - 4096),
-            refused=refused_bits(config.refused_flags),
+            refused=refused_bits(config.refused_flags, helped),
             minor=config.init.minor,
             deadline=config.requests.deadline,
             interrupt_grace=config.requests.interrupt_grace,
@@ -130,9 +131,11 @@ class Worker:
         self.debug = (
             observe.DebugLines(job.debug, LOGGER, rules.minor) if observe.DebugLines.wanted(job.debug) else None
         )
+        self.lender = backing.Lender(device)
         self.streams: dict[socket.socket, tuple[observe.Stream, list[int]]] = {}
         self._faults = [0.0, 0]
         self._supervised = True
+        self._poll = select.poll()
         self._observe()
         self.relay = Relay(self.engine, device, job.device_socket, self._ended)
 
@@ -142,7 +145,7 @@ class Worker:
             os.close(self.device)
         else:
             self.relay.start()
-        poll = select.poll()
+        poll = self._poll
         poll.register(self.job.channel, select.POLLIN)
         poll.register(self._wake_read, select.POLLIN)
         if self.job.endpoint is Endpoint.DIRECT:
@@ -163,6 +166,10 @@ class Worker:
                         poll.unregister(self.job.channel)
                 elif fd == self.job.device_socket.fileno():
                     self._connection()
+                elif fd in self.lender.borrowers:
+                    if not self.lender.serve(fd):
+                        poll.unregister(fd)
+                        self.lender.borrowers.pop(fd).close()
                 elif fd == self.device:
                     poll.unregister(fd)
                     give_up = time.monotonic() + LAST_WORDS
@@ -267,6 +274,10 @@ class Worker:
         elif op == "dump" and self.ring is not None and fds:
             with open(os.dup(fds[0]), "w", encoding="utf-8", errors="backslashreplace") as out:
                 self.ring.write(out, f"{self.where.target} ({self.where.fstype}), minor {self.engine.rules.minor}")
+        elif op == "lend" and fds:
+            borrower = socket.socket(fileno=fds.pop(0))
+            self.lender.borrowers[borrower.fileno()] = borrower
+            self._poll.register(borrower, select.POLLIN)
         elif op in ("stats", "trace") and fds:
             client = socket.socket(fileno=fds.pop(0))
             self._answer(client, op, message.get("request", {}))
@@ -382,4 +393,5 @@ class Worker:
             "worker": os.getpid(),
             "threads": threading.active_count(),
             "traces": len(self.streams),
+            "backing_files": len(self.lender.registered),
         }

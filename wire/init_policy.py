@@ -106,7 +106,10 @@ _EXCEPT: dict[InitFlag, tuple[Verdict, Verdict, Verdict, str]] = {
     InitFlag.SPLICE_MOVE: (_R, _P, _P, _SPLICE),
     InitFlag.SPLICE_READ: (_R, _P, _P, _SPLICE),
     InitFlag.INIT_RESERVED: (_R, _R, _P, "Reserved: nobody may give it a meaning."),
-    InitFlag.PASSTHROUGH: (_D, _D, _P, "Backing files are registered by an ioctl on the real descriptor."),
+    InitFlag.PASSTHROUGH: (
+        *(_D, _D, _P),
+        "Backing files are registered by an ioctl on the real descriptor: the daemon makes it when it is asked.",
+    ),
     InitFlag.OVER_IO_URING: (
         *(_R, _R, _P),
         "Requests would go to rings that nobody registered on the real descriptor, and hang for ever.",

@@ -249,7 +249,7 @@ def test_a_filesystem_that_answers_an_old_minor_works(
 
 
 REFUSED = (
-    InitFlag.PASSTHROUGH | InitFlag.OVER_IO_URING
+    InitFlag.OVER_IO_URING
     | InitFlag.SPLICE_READ | InitFlag.SPLICE_WRITE | InitFlag.SPLICE_MOVE
 )  # fmt: skip
 

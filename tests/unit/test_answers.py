@@ -73,7 +73,7 @@ def nested(depth: int) -> list[Any]:
 def test_an_op_that_does_not_exist_is_answered_einval(desk: Desk, op: object) -> None:
     answer = desk.answer({"op": op})
     assert answer.error == -errno.EINVAL
-    assert answer.body["message"].endswith("there are mounts, stats, trace, umount")
+    assert answer.body["message"].endswith("there are mounts, stats, trace, umount, backing")
 
 
 @pytest.mark.parametrize("op", ["stats", "trace", "umount"])

@@ -54,6 +54,7 @@ LIMITS = {
     "daemon.stop_timeout": (0.1, 600),
     "policy.mounts_per_user": (0, 100_000),
     "policy.opens_per_user": (1, 100_000),
+    "policy.backing_files": (0, 1_000_000),
     "requests.deadline": (0, 86_400),
     "requests.interrupt_grace": (0.1, 3600),
     "requests.killed_grace": (0, 3600),
@@ -124,6 +125,7 @@ def test_the_defaults() -> None:
     found = Config()
     assert (found.daemon.socket, found.daemon.socket_mode, found.endpoint) == (DEFAULT_SOCKET, 0o666, Endpoint.SOCKET)
     assert (found.policy.user_mounts, found.policy.allow_other, found.policy.mount_over) == (True, [], [])
+    assert (found.policy.passthrough, found.policy.backing_files) == (True, 1024)
     assert (found.requests.deadline, found.requests.killed_grace, found.requests.timing) == (0.0, 5.0, False)
     assert (found.init.minor, found.init.refuse, found.init.max_frame) == (45, [], 0)
 

@@ -116,6 +116,14 @@ def test_a_socket_refuses_what_the_policy_table_does_not_pass() -> None:
     assert {flag for flag in INIT_POLICY if not negotiate.refused_bits() & flag} == kept
 
 
+def test_what_the_daemon_helps_with_is_offered_where_it_helps() -> None:
+    assert negotiate.refused_bits(0, True) == negotiate.refused_bits() & ~InitFlag.PASSTHROUGH
+
+
+def test_the_configuration_refuses_what_the_daemon_would_help_with() -> None:
+    assert negotiate.refused_bits(InitFlag.PASSTHROUGH, True) & InitFlag.PASSTHROUGH
+
+
 def test_a_socket_refuses_what_would_hang_it() -> None:
     refused = negotiate.refused_bits()
     for flag in (InitFlag.OVER_IO_URING, InitFlag.PASSTHROUGH, InitFlag.SPLICE_READ, InitFlag.SPLICE_WRITE):
