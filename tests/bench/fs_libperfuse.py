@@ -1,10 +1,9 @@
-"""The benchmark's filesystem for libperfuse: `fs_libperfuse.py MOUNTPOINT VIA THREADS`, THREADS 0 for coroutines.
+"""The benchmark's filesystem for libperfuse: `fs_libperfuse.py MOUNTPOINT VIA THREADS`.
 
 A root and one file of 1 MiB; nothing is cached, reads and writes are direct. Answers that never change are made once.
 """
 
 import sys
-from typing import Any
 
 from libperfuse import Operations, Request, Session, run
 from wire import codec
@@ -43,32 +42,7 @@ class Plain(Operations):
         pass
 
 
-class Coroutines(Operations):
-    async def lookup(self, request: Request, name: bytes) -> codec.EntryOut:
-        return ENTRY
-
-    async def getattr(self, request: Request, arg: codec.GetattrIn) -> codec.AttrOut:
-        return ROOT if request.nodeid == 1 else FILE
-
-    async def open(self, request: Request, arg: codec.OpenIn) -> codec.OpenOut:
-        return OPENED
-
-    async def read(self, request: Request, arg: codec.ReadIn) -> memoryview:
-        return DATA[arg.offset : arg.offset + arg.size]
-
-    async def write(self, request: Request, arg: codec.WriteIn, data: bytes) -> int:
-        DATA[arg.offset : arg.offset + arg.size] = data
-        return arg.size
-
-    async def flush(self, request: Request, arg: codec.FlushIn) -> None:
-        pass
-
-    async def release(self, request: Request, arg: codec.ReleaseIn) -> None:
-        pass
-
-
 if __name__ == "__main__":
-    target, via, threads = sys.argv[1], sys.argv[2], int(sys.argv[3])
-    wanted: Any = Plain() if threads else Coroutines()
+    target, via, threads = sys.argv[1:]
     options = ("allow_other", "default_permissions")
-    run(Session(wanted, target, via=via, threads=threads or 1, options=options))  # type: ignore[arg-type]
+    run(Session(Plain(), target, via=via, threads=int(threads), options=options))  # type: ignore[arg-type]

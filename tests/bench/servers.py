@@ -52,7 +52,7 @@ def commands(place: Path, given: Bindings) -> dict[str, list[str | Path]]:
         C: [place / "server", "TARGET"],
         ONE: [*ours, "kernel", "1"],
         FOUR: [*ours, "kernel", "4"],
-        COROUTINES: [*ours, "kernel", "0"],
+        COROUTINES: [sys.executable, HERE / "fs_asyncio.py", "TARGET", "kernel"],
         BEHIND: [*ours, "perfused", "1"],
         **{name: [others.PYTHON, HERE / f"fs_{name}.py", "TARGET"] for name in given.versions},
     }
@@ -116,5 +116,5 @@ def sizes() -> dict[str, int]:
     return {
         "fixtures/hello.py": lines_of_code(ROOT / "fixtures" / "hello.py"),
         **{f"the filesystem measured here, for {name}": lines_of_code(HERE / f"fs_{name}.py")
-           for name in (PYFUSE3, MFUSEPY)},
+           for name in (ONE, PYFUSE3, MFUSEPY)},
     }  # fmt: skip
