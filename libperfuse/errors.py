@@ -4,6 +4,7 @@ Never here: logging, and errnos of the way to perfused (`connection`).
 """
 
 import asyncio
+import concurrent.futures
 import errno
 import os
 
@@ -23,6 +24,7 @@ _TYPES: tuple[tuple[type[BaseException], int], ...] = (
     (TimeoutError, errno.ETIMEDOUT),
     (NotImplementedError, errno.ENOSYS),
     (asyncio.CancelledError, errno.EINTR),
+    (concurrent.futures.CancelledError, errno.EINTR),
 )
 
 

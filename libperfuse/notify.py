@@ -48,7 +48,7 @@ class Notifier:
         self._tell(Notify.INVAL_ENTRY, head + tails.pack_names(name))
 
     def delete(self, parent: int, child: int, name: bytes) -> None:
-        """DELETE (7.18): the entry is gone; whoever watches is told. ENOENT, ENOTDIR, ENOTEMPTY or EBUSY."""
+        """DELETE (7.18): the entry is gone; who watches the object is told. ENOENT, ENOTDIR, ENOTEMPTY or EBUSY."""
         self._named(name)
         head = codec.notify_delete_out.pack(parent, child, len(name), 0)
         self._tell(Notify.DELETE, head + tails.pack_names(name))

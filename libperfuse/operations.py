@@ -28,7 +28,8 @@ Reply: TypeAlias = Union[T, Awaitable[T]]  # noqa: UP007
 
 class Request(codec.InHeader):
     """`fuse_in_header`: `opcode`, `unique`, `nodeid` and the caller's `uid`, `gid` and `pid` (0 where it has none in
-    the pid namespace of whoever mounted). On an idmapped mount only requests that create something carry ids (7.41).
+    the pid namespace of whoever mounted). Once ALLOW_IDMAP (7.41) is agreed on, only requests that create something
+    carry a caller's ids, on every mount of the filesystem; in the others uid and gid are `INVALID_UIDGID`.
     """
 
     #: CREATE_SUPP_GROUP (7.38): the caller's supplementary groups that matter to a new object
@@ -252,7 +253,10 @@ class Operations:
 
     def readdir(self, request: Request, arg: codec.ReadIn) -> Reply[Iterable[Dirent]]:
         """The entries behind cookie `arg.offset` (0 is the start), in order, as many as you like: the buffer of
-        `arg.size` bytes is filled and the rest not taken. Each entry's `off` is the cookie of what follows, never 0."""
+        `arg.size` bytes is filled and the rest not taken. Each entry's `off` is the cookie of what follows, never 0.
+
+        An iterator is run through after the method has returned, outside any lock that it held.
+        """
         _none()
 
     def readdirplus(self, request: Request, arg: codec.ReadIn) -> Reply[Iterable[Entry]]:

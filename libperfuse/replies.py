@@ -96,3 +96,8 @@ def statfs_out(found: os.statvfs_result) -> codec.StatfsOut:
             ffree=found.f_ffree, bsize=found.f_bsize, namelen=found.f_namemax, frsize=found.f_frsize,
         )
     )  # fmt: skip
+
+
+def dirent_type(mode: int) -> int:
+    """The DT_ type of a directory entry from a mode (IFTODT in dirent.h)."""
+    return mode >> 12 & 0xF

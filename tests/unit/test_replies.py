@@ -67,3 +67,10 @@ def test_statfs_has_what_statvfs_found(tmp_path: Path) -> None:
     made = replies.statfs_out(found).st
     assert (made.blocks, made.bsize, made.frsize) == (found.f_blocks, found.f_bsize, found.f_frsize)
     assert (made.files, made.namelen) == (found.f_files, found.f_namemax)
+
+
+def test_the_type_of_an_entry_is_that_which_the_directory_has(tmp_path: Path) -> None:
+    made = tmp_path / "directory"
+    made.mkdir()
+    (made / "link").symlink_to("nowhere")
+    assert [replies.dirent_type(os.lstat(each).st_mode) for each in (made, made / "link")] == [4, 10]

@@ -1,6 +1,7 @@
 """What is no answer: EIO for the caller, one log line with a traceback, no lookup counted, and serving goes on."""
 
 import asyncio
+import concurrent.futures
 import errno
 from collections.abc import Callable
 from typing import Any
@@ -167,6 +168,7 @@ ODD: list[tuple[BaseException, int]] = [
     (InterruptedError(), errno.EINTR), (BlockingIOError(), errno.EAGAIN), (BrokenPipeError(), errno.EPIPE),
     (TimeoutError(), errno.ETIMEDOUT), (NotImplementedError(), errno.ENOSYS),
     (asyncio.CancelledError(), errno.EINTR),
+    (concurrent.futures.CancelledError(), errno.EINTR),
 ]  # fmt: skip
 BUGS: list[BaseException] = [
     OSError(), OSError("no errno"), OSError(0, "x"), OSError(512, "x"), OSError(70000, "x"), OSError(-2, "x"),
