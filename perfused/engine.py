@@ -285,15 +285,11 @@ class Engine:
         self.emit(PeerFault(opcode, unique, "payload", detail, True))
         return negotiate.refusal(unique, -errno.EIO)
 
-    def unsendable(self, head: Head) -> bytes | None:
+    def unsendable(self, head: Head, why: str) -> bytes | None:
         """The filesystem's socket does not take this request: answer it EIO, where it owes an answer."""
         if self.inflight.pop(head[UNIQUE], None) is None:
             return None
-        self.emit(
-            PeerFault(
-                head[OPCODE], head[UNIQUE], "len", f"a request of {head[LEN]} bytes does not fit the device", True
-            )
-        )
+        self.emit(PeerFault(head[OPCODE], head[UNIQUE], "len", f"a request of {head[LEN]} bytes {why}", True))
         refusal = negotiate.refusal(head[UNIQUE], -errno.EIO)
         self._tell(head, -errno.EIO, refusal)
         return refusal

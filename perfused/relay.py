@@ -10,6 +10,7 @@ import os
 import select
 import socket
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 
@@ -19,6 +20,9 @@ from perfused.states import HEAD, OPCODE, OUT, SIZE, SLOTS, UNIQUE, Buffer
 
 #: Errors of read(2) on /dev/fuse after which reading goes on: interrupted; the request was taken back meanwhile.
 RETRY = frozenset({errno.EINTR, errno.EAGAIN, errno.ENOENT})
+#: Errors of send(2) that pass by themselves, and the seconds waited before each new attempt.
+SHORTAGE = frozenset({errno.ENOBUFS, errno.ENOMEM})
+SEND_WAITS = (0.001, 0.01, 0.1)
 #: Notifications waiting for the kernel: bytes at most, each with what it costs to keep it, and the seconds one more may
 #: wait before it is dropped. Until the kernel has taken another, those after it are dropped at once: behind them there
 #: may be the very answer that the kernel is waiting for.
@@ -26,6 +30,8 @@ NOTICE_BYTES = 8 << 20
 NOTICE_COST = 64
 NOTICE_WAIT = 5.0
 
+TOO_LARGE = "does not fit the device"
+NO_MEMORY = "could not be passed on: the kernel has no memory for it"
 CLOSED = "the filesystem closed its device"
 _LAST = SLOTS - 1
 
@@ -102,13 +108,33 @@ class Relay:
                 frame = changed
             try:
                 send(frame)
-            except OSError as bad:
-                if bad.errno in (errno.EMSGSIZE, errno.ENOBUFS):
-                    refusal = engine.unsendable(head)
+            except OSError as failed:
+                problem = failed
+                if failed.errno in SHORTAGE:
+                    again = self._send_again(frame)
+                    if again is None:
+                        continue
+                    problem = again
+                if problem.errno == errno.EMSGSIZE or problem.errno in SHORTAGE:
+                    refusal = engine.unsendable(head, TOO_LARGE if problem.errno == errno.EMSGSIZE else NO_MEMORY)
                     if refusal:
                         self._write(refusal)
                     continue
-                return _filesystem_gone(bad)
+                return _filesystem_gone(problem)
+
+    def _send_again(self, frame: Buffer) -> OSError | None:
+        """Send a request for which the kernel had no memory; None when it is sent, else why it is not."""
+        bad = OSError(errno.ENOBUFS, os.strerror(errno.ENOBUFS))
+        for wait in SEND_WAITS:
+            time.sleep(wait)
+            try:
+                self.sock.send(frame)
+                return None
+            except OSError as failed:
+                bad = failed
+                if bad.errno not in SHORTAGE:
+                    break
+        return bad
 
     def _filesystem_to_kernel(self) -> str:
         engine = self.engine

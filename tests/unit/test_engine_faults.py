@@ -152,14 +152,14 @@ def test_a_notification_the_kernel_refuses_is_answered_by_nothing(code: int, bad
 def test_a_request_that_does_not_fit_the_socket_is_answered_eio() -> None:
     rig = Rig()
     rig.request(LOOKUP)
-    assert rig.engine.unsendable(rig.engine.inflight[2]) == eio()
+    assert rig.engine.unsendable(rig.engine.inflight[2], "does not fit the device") == eio()
     assert rig.fault()[:3] == (Opcode.LOOKUP, 2, "len")
     assert rig.engine.inflight == {}
 
 
 def test_a_request_that_does_not_fit_and_owes_no_reply_is_answered_by_nothing() -> None:
     rig = Rig()
-    assert rig.engine.unsendable((48, Opcode.FORGET, 2, 1, 0, 0, 0, 0, 0, 1, 0, 0)) is None
+    assert rig.engine.unsendable((48, Opcode.FORGET, 2, 1, 0, 0, 0, 0, 0, 1, 0, 0), "") is None
     assert rig.events == []
 
 
