@@ -4,6 +4,7 @@ Never here: requests (`server`), and signals (`running`).
 """
 
 import contextlib
+import errno
 import logging
 import os
 import threading
@@ -11,7 +12,9 @@ import time
 from collections.abc import Callable, Iterable
 
 from libperfuse import aio, mounting
+from libperfuse.backing import backing_close, backing_open
 from libperfuse.calls import table
+from libperfuse.errors import FuseError
 from libperfuse.mounting import Device, Via
 from libperfuse.negotiation import Init
 from libperfuse.operations import Operations
@@ -108,6 +111,21 @@ class Session:
             mounting.abort(device)
         if not self._begun:
             self._end()
+
+    def backing_open(self, fd: int) -> int:
+        """Register a file for passthrough, as `libperfuse.backing_open` on this session's device. OSError ENODEV after
+        the end."""
+        return backing_open(self._standing().fd, fd)
+
+    def backing_close(self, backing_id: int) -> None:
+        """Give a backing id back. OSError ENODEV after the end, which gives all back."""
+        backing_close(self._standing().fd, backing_id)
+
+    def _standing(self) -> Device:
+        device = self.device
+        if device is None:
+            raise FuseError(errno.ENODEV, "the mount has ended")
+        return device
 
     def start(self) -> None:
         """Mount and serve in threads of their own; `join` waits for their end. RuntimeError where it was served."""
