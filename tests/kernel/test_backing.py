@@ -343,6 +343,19 @@ def test_a_thousand_requests_take_one_process(daemon: Daemon, path: Path, backed
     assert helpers(daemon) == [helper]
 
 
+def test_a_helper_keeps_no_descriptor_of_a_request(daemon: Daemon, path: Path, backed: Callable[..., Backed]) -> None:
+    """Neither the client's nor, above all, the kernel's device."""
+    made = backed()
+    with open(path, "r+b") as file:
+        backing_open(made.fs.fd, file.fileno())
+        (helper,) = helpers(daemon)
+        backing_close(made.fs.fd, 1)  # it has let go of the first request's when it takes the second
+        before = descriptors(helper)
+        for _ in range(50):
+            backing_open(made.fs.fd, file.fileno())
+    eventually(lambda: descriptors(helper) <= before, "all descriptors are closed")
+
+
 def test_a_helper_ends_with_its_mount(daemon: Daemon, target: Path, path: Path, backed: Callable[..., Backed]) -> None:
     made = backed()
     with open(path, "r+b") as file:
