@@ -116,6 +116,8 @@ def _struct(row: Row, minor: int) -> Pack:
     attr = codec.attr.struct.pack
 
     def with_attr(unique: int, result: Any, arguments: Arguments) -> bytes:
+        if type(result) is bytes and nested == 3:
+            return _packed(unique, result, made, size)
         try:
             if nested == 3:
                 valid, nsec, dummy, found = result
@@ -128,6 +130,13 @@ def _struct(row: Row, minor: int) -> Pack:
     if size == OUT_HEADER_SIZE + made.size or slow:
         return whole
     return lambda unique, result, arguments: whole(unique, result, arguments)[:size]
+
+
+def _packed(unique: int, body: bytes, made: Any, size: int) -> bytes:
+    """The reply of a method that keeps its answer packed, as the codec made it."""
+    if len(body) != made.size:
+        raise WireError(made.name, f"{made.size} bytes or a {made.type.__name__}, got {len(body)} bytes")
+    return _HEADER(size, 0, unique) + body
 
 
 def _created(row: Row, minor: int) -> Pack:
@@ -155,10 +164,12 @@ def _number(row: Row) -> Pack:
     size, bound = OUT_HEADER_SIZE + made.size, _NUMBERS[Opcode(row.number)]
     pack, rest = struct.Struct(codec.out_header.format + made.format[1:]).pack, (0,) * (len(made.fields) - 1)
 
+    place = codec.CODECS[row.head].type._fields.index(bound) if bound else 0
+
     def number(unique: int, result: Any, arguments: Arguments) -> Frame:
         if not isinstance(result, int):
             raise _wrong(row.name, f"a number ({row.reply}.{made.fields[0]})", result)
-        if bound and not 0 <= result <= getattr(arguments[0], bound):
+        if bound and not 0 <= result <= arguments[0][place]:
             raise WireError(
                 f"{row.reply}.{made.fields[0]}", f"0 to the {getattr(arguments[0], bound)} asked for, got {result}"
             )

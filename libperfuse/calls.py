@@ -103,6 +103,34 @@ def _answer(row: Row, size: int, method: Any, decode: Decode, pack: Pack, forget
 
         return with_head
 
+    if row.number == Opcode.WRITE and size == codec.write_in.size:
+        cast, fields, begin = tuple.__new__, codec.write_in.struct.unpack_from, IN_HEADER_SIZE + size
+
+        def with_data(request: Any, frame: bytearray, end: int) -> Frame:
+            arg = cast(codec.WriteIn, fields(frame, IN_HEADER_SIZE))
+            stop = begin + arg[2]
+            if stop > end:
+                decode(frame, end)
+            return pack(request[2], method(request, arg, memoryview(frame)[begin:stop]), (arg,))
+
+        return with_data
+
+    if row.number == Opcode.LOOKUP:
+
+        def with_name(request: Any, frame: bytearray, end: int) -> Frame:
+            stop = frame.find(0, IN_HEADER_SIZE, end)
+            if stop < 0:
+                decode(frame, end)
+            result = method(request, bytes(frame[IN_HEADER_SIZE:stop]))
+            try:
+                return pack(request[2], result, ())
+            except BaseException:
+                for nodeid in entries_of(result):
+                    forget(nodeid, 1)
+                raise
+
+        return with_name
+
     def answer(request: Any, frame: bytearray, end: int) -> Frame:
         arguments = decode(frame, end)
         return pack(request[2], method(request, *arguments), arguments)

@@ -1,4 +1,4 @@
-"""The benchmark's filesystem for libperfuse: `fs_libperfuse.py MOUNTPOINT VIA THREADS`.
+"""The benchmark's filesystem for libperfuse: `fs_libperfuse.py MOUNTPOINT VIA THREADS [packed]`.
 
 A root and one file of 1 MiB; nothing is cached, reads and writes are direct. Answers that never change are made once.
 """
@@ -42,7 +42,16 @@ class Plain(Operations):
         pass
 
 
+class Packed(Plain):
+    """The same, whose attributes are kept as they are sent."""
+
+    def getattr(self, request: Request, arg: codec.GetattrIn) -> bytes:  # type: ignore[override]
+        return PACKED_ROOT if request.nodeid == 1 else PACKED_FILE
+
+
+PACKED_ROOT, PACKED_FILE = codec.attr_out.build(ROOT), codec.attr_out.build(FILE)
+
 if __name__ == "__main__":
-    target, via, threads = sys.argv[1:]
+    target, via, threads = sys.argv[1:4]
     options = ("allow_other", "default_permissions")
-    run(Session(Plain(), target, via=via, threads=int(threads), options=options))  # type: ignore[arg-type]
+    run(Session(Packed() if sys.argv[4:] else Plain(), target, via=via, threads=int(threads), options=options))  # type: ignore[arg-type]

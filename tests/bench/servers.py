@@ -25,7 +25,8 @@ WORK = (
 )
 QUICK = (WORK[0], WORK[3], WORK[5])
 #: contestants by name; ratios are against the first, targets are about the second
-C, ONE, FOUR, COROUTINES, BEHIND = "C", "libperfuse", "4 threads", "asyncio", "behind perfused"
+C, ONE, PACKED, FOUR = "C", "libperfuse", "libperfuse, packed", "4 threads"
+COROUTINES, BEHIND = "asyncio", "behind perfused"
 PYFUSE3, MFUSEPY = "pyfuse3", "mfusepy"
 
 
@@ -51,6 +52,7 @@ def commands(place: Path, given: Bindings) -> dict[str, list[str | Path]]:
     return {
         C: [place / "server", "TARGET"],
         ONE: [*ours, "kernel", "1"],
+        PACKED: [*ours, "kernel", "1", "packed"],
         FOUR: [*ours, "kernel", "4"],
         COROUTINES: [sys.executable, HERE / "fs_asyncio.py", "TARGET", "kernel"],
         BEHIND: [*ours, "perfused", "1"],

@@ -249,3 +249,20 @@ def test_a_reply_may_be_any_contiguous_buffer() -> None:
         for _ in range(4):
             reply = made.ask(Opcode.READ, codec.read_in.make(size=4))
             assert message.parse_reply(Opcode.READ, reply).payload == b"abcd"
+
+
+@pytest.mark.parametrize("opcode", [Opcode.GETATTR, Opcode.SETATTR])
+def test_attributes_that_are_kept_packed_are_the_same_answer(opcode: int) -> None:
+    answer = codec.attr_out.make(attr_valid=3, attr=codec.attr.make(ino=9, mode=0o100644, size=77))
+    row = BY_NUMBER[opcode]
+    head, names, more = a_request(row)
+    given = [answer, codec.attr_out.build(answer)]
+    with kernel(with_methods({method_of(row): lambda *words: given.pop(0)})) as made:
+        replies = [made.ask(opcode, head, *names, **more)[16:] for _ in range(2)]
+    assert replies[0] == replies[1] == codec.attr_out.build(answer)
+
+
+def test_packed_attributes_of_another_size_are_eio() -> None:
+    with logged() as records, kernel(with_methods({"getattr": lambda *words: bytes(96)})) as made:
+        assert made.error(Opcode.GETATTR, codec.getattr_in.make()) == errno.EIO
+    assert "attr_out: 104 bytes or a AttrOut, got 96 bytes" in str(records[0].exc_info)
