@@ -41,6 +41,7 @@ MODES = {
     "always": ("--cache", "always"),
     "writeback": ("--writeback",),
     "direct": ("--direct-io",),
+    "passthrough": ("--passthrough",),
 }
 RENAME_WHITEOUT = 4
 FS_IOC_GETFLAGS, FS_IOC_SETFLAGS = 0x80086601, 0x40086602
@@ -109,6 +110,11 @@ def test_no_assertion_is_skipped_that_tmpfs_answers(mounted: Mount, tmp_path: Pa
     only = ("open/tmpfile", "rename/exchange", "rename/noreplace", "utimensat/", "mkdir/", "write/full", "link/")
     over, under = (suite(each, tmp_path / each.name / ".." / "r", *only) for each in (loopback.target, loopback.source))
     assert over["totals"] == under["totals"]
+
+
+def test_setuid_is_lost_also_where_the_kernel_writes_itself(mounted: Mount, tmp_path: Path) -> None:
+    only = ("chmod/cleared", "write/", "open/old", "open/text-busy", "ftruncate/")
+    assert failures(suite(mounted("--passthrough").target, tmp_path / "report", *only)) == []
 
 
 def test_a_full_source_answers_as_the_suite_expects(mounted: Mount, tmp_path: Path) -> None:
