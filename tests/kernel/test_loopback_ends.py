@@ -13,11 +13,11 @@ import pytest
 
 from perfused import libc
 from tests.kernel import places
-from tests.kernel.conftest import ROOT, Daemon, eventually, fuse_mounts
+from tests.kernel.conftest import ROOT, eventually, fuse_mounts
 from tests.kernel.loopbacks import PROGRAM, Loopback
-from tests.kernel.places import Process, fails
+from tests.kernel.places import Process, Standings, fails
 
-processes = places.processes
+processes, standings = places.processes, places.standings
 USER = 1000
 
 Start = Callable[..., Loopback]
@@ -33,13 +33,13 @@ def source(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def start(daemon: Daemon) -> Iterator[Start]:
+def start(standings: Standings, watchdog: None) -> Iterator[Start]:
     """Start loopbacks through perfused: `start(source, target, *options)`; what is left of them is taken down."""
     made: list[Loopback] = []
 
     def mount(source: Path, target: Path, *options: str) -> Loopback:
         target.mkdir(exist_ok=True)
-        made.append(Loopback(source, target, *options, environment=daemon.environment))
+        made.append(Loopback(source, target, *options, environment=standings.environment()))
         return made[-1]
 
     yield mount

@@ -13,23 +13,27 @@ from pathlib import Path
 
 import pytest
 
+from tests.kernel import places
 from tests.kernel.conftest import ROOT, Daemon, eventually
 from tests.kernel.loopbacks import Loopback
-from tests.kernel.places import fails, tmpfs
+from tests.kernel.places import Standings, fails, tmpfs
 from tests.kernel.test_mount import USER, open_place
 
 __all__ = ["open_place"]
+standings = places.standings
 #: seconds each race goes on
-RACE = 1.0
+RACE = 0.5
 
 
 @pytest.fixture(params=["auto", "never"])
-def loopback(request: pytest.FixtureRequest, daemon: Daemon, tmp_path: Path) -> Iterator[Loopback]:
+def loopback(
+    request: pytest.FixtureRequest, standings: Standings, tmp_path: Path, watchdog: None
+) -> Iterator[Loopback]:
     """A loopback through perfused that keeps what it knows for 0.05 s, or not at all."""
     with tmpfs(tmp_path / "source", "size=256m") as source:
         (tmp_path / "mnt").mkdir()
         words = ("--cache", request.param, "--entry-timeout", "0.05", "--attr-timeout", "0.05")
-        made = Loopback(source, tmp_path / "mnt", *words, environment=daemon.environment)
+        made = Loopback(source, tmp_path / "mnt", *words, environment=standings.environment())
         try:
             yield made
             assert (made.unmounted(), made.said()) == (0, "")
