@@ -255,13 +255,19 @@ def test_an_interrupt_answered_eagain_comes_again(daemon: Daemon, target: Path, 
 
 
 def test_an_interrupt_answered_enosys_is_the_last(daemon: Daemon, target: Path, scripted: Mount) -> None:
-    fs = scripted(target, {**DIRECT, Opcode.INTERRUPT: lambda *_: -errno.ENOSYS})
+    refused = threading.Event()
+
+    def refuse(fs: Scripted, head: codec.InHeader, body: bytes) -> None:
+        fs.reply(head, -errno.ENOSYS)
+        refused.set()
+
+    fs = scripted(target, {**DIRECT, Opcode.INTERRUPT: refuse})
     for turn in (1, 2):
         caller = reader(target / "file")
         asked, _ = fs.wait_for(Opcode.READ, times=turn)
         caller.send_signal(signal.SIGUSR1)
         if turn == 1:
-            fs.wait_for(Opcode.INTERRUPT)
+            assert refused.wait(10)  # the kernel has to hear of it before the request is answered
         else:
             eventually(lambda pid=caller.pid: _woken(pid), "the second reader has been signalled")
         fs.reply(asked, CONTENT[:100])
