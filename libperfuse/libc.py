@@ -4,6 +4,7 @@ All raise OSError with the errno of the call. Never here: what a call is used fo
 """
 
 import os
+import struct
 from typing import Any
 
 from libperfuse._libc_cffi import ffi
@@ -18,6 +19,8 @@ AT_EMPTY_PATH = 0x1000
 UTIME_NOW = (1 << 30) - 1
 UTIME_OMIT = (1 << 30) - 2
 STATX_SIZE = 256
+_CAP_VERSION_3 = 0x20080522
+CAP_SYS_RESOURCE = 24
 #: getdents64's number; -1 on a machine we do not know
 _SYS_GETDENTS64 = {
     "x86_64": 217, "aarch64": 61, "riscv64": 61, "loongarch64": 61, "s390x": 220, "ppc64le": 202, "ppc64": 202,
@@ -63,6 +66,17 @@ def setfsuid(uid: int) -> int:
 def setfsgid(gid: int) -> int:
     """setfsgid(2), likewise."""
     return int(_libc.setfsgid(gid))
+
+
+def drop_capability(number: int) -> None:
+    """Take a capability out of the effective, permitted and inheritable sets of the calling thread, for good."""
+    header = ffi.new("char[]", struct.pack("=Ii", _CAP_VERSION_3, 0))
+    sets = ffi.new("char[]", 24)
+    _check(_libc.capget(header, sets), "capget")
+    words = list(struct.unpack("=6I", bytes(ffi.buffer(sets))))
+    first = number // 32 * 3
+    words[first : first + 3] = [each & ~(1 << number % 32) for each in words[first : first + 3]]
+    _check(_libc.capset(header, ffi.new("char[]", struct.pack("=6I", *words))), "capset")
 
 
 def renameat2(olddir: int, oldname: bytes, newdir: int, newname: bytes, flags: int) -> None:

@@ -11,6 +11,8 @@ int prctl(int option, unsigned long a, unsigned long b, unsigned long c, unsigne
 int unshare(int flags);
 int setfsuid(unsigned int uid);
 int setfsgid(unsigned int gid);
+int capget(void *header, void *data);
+int capset(void *header, const void *data);
 int renameat2(int olddir, const char *oldname, int newdir, const char *newname, unsigned int flags);
 int statx(int dir, const char *path, int flags, unsigned int mask, void *buffer);
 int fallocate(int fd, int mode, long offset, long length);

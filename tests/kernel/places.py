@@ -5,7 +5,6 @@ uses the fixtures `tree` and `source`, or `place_with` for a source mounted with
 by assignment: `standings, place_name, place_with, place, tree, source = places.FIXTURES`.
 """
 
-import ctypes
 import errno
 import fcntl
 import json
@@ -23,6 +22,7 @@ from typing import Any
 import pytest
 
 from perfused import libc
+from tests.kernel import raw
 from tests.kernel.conftest import PATIENCE, Daemon, abort, connections, eventually
 from tests.kernel.loopbacks import Loopback
 
@@ -212,7 +212,7 @@ FIXTURES = (standings, place_name, place_with, place, tree, source)
 # Another process
 
 _LOOP = """
-import array, ctypes, errno, fcntl, json, mmap, os, signal, socket, struct, sys
+import array, errno, fcntl, json, mmap, os, signal, socket, struct, sys
 class Interrupted(Exception): pass
 def interrupted(*_): raise Interrupted
 signal.signal(signal.SIGUSR1, interrupted)
@@ -318,9 +318,6 @@ def processes() -> Iterator[Callable[..., Process]]:
 
 # Calls that Python does not have
 
-_libc = ctypes.CDLL(None, use_errno=True)
-_libc.getdents64.restype = _libc.getxattr.restype = ctypes.c_ssize_t
-
 RENAME_NOREPLACE = 1
 RENAME_EXCHANGE = 2
 AT_FDCWD = -100
@@ -340,22 +337,16 @@ def fails(*codes: int) -> Iterator[None]:
     assert caught.value.errno in codes, f"{caught.value}, expected {names}"
 
 
-def _checked(result: int) -> int:
-    if result < 0:
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code))
-    return result
-
-
 def renameat2(old: Path, new: Path, flags: int) -> None:
     """renameat2(2)."""
-    _checked(_libc.renameat2(AT_FDCWD, os.fsencode(old), AT_FDCWD, os.fsencode(new), flags))
+    raw.checked(raw.libc.renameat2(AT_FDCWD, os.fsencode(old), AT_FDCWD, os.fsencode(new), flags))
 
 
 def statx(path: Path, mask: int) -> tuple[int, tuple[int, int], int]:
     """statx(2): (stx_mask, stx_btime as seconds and nanoseconds, stx_size)."""
-    buffer = ctypes.create_string_buffer(256)
-    _checked(_libc.statx(AT_FDCWD, os.fsencode(path), AT_SYMLINK_NOFOLLOW, mask, buffer))
+    room = raw.room(256)
+    raw.checked(raw.libc.statx(AT_FDCWD, os.fsencode(path), AT_SYMLINK_NOFOLLOW, mask, room))
+    buffer = raw.ffi.buffer(room)
     (answered,) = struct.unpack_from("=I", buffer, 0)
     (size,) = struct.unpack_from("=Q", buffer, 40)
     return answered, struct.unpack_from("=qI", buffer, 80), size
@@ -363,20 +354,20 @@ def statx(path: Path, mask: int) -> tuple[int, tuple[int, int], int]:
 
 def entries(fd: int, room: int = 4096) -> list[tuple[bytes, int]]:
     """getdents64(2): the next (name, offset of what follows it) of an open directory, nothing at its end."""
-    buffer = ctypes.create_string_buffer(room)
-    count = _checked(_libc.getdents64(fd, buffer, ctypes.c_size_t(room)))
+    given = raw.room(room)
+    count = raw.checked(raw.libc.getdents64(fd, given, room))
+    buffer = bytes(raw.ffi.buffer(given))
     found, at = [], 0
     while at < count:
         after, length = struct.unpack_from("=qH", buffer, at + 8)
-        found.append((buffer.raw[at + 19 : at + length].split(b"\0", 1)[0], after))
+        found.append((buffer[at + 19 : at + length].split(b"\0", 1)[0], after))
         at += length
     return found
 
 
 def getxattr(path: Path, name: str, room: int) -> int:
     """getxattr(2) with `room` bytes to put the value in: the value's size. ERANGE where that is too little."""
-    buffer = ctypes.create_string_buffer(max(room, 1))
-    return _checked(_libc.getxattr(os.fsencode(path), name.encode(), buffer, ctypes.c_size_t(room)))
+    return raw.checked(raw.libc.getxattr(os.fsencode(path), name.encode(), raw.room(room), room))
 
 
 def lock(kind: int, start: int = 0, length: int = 0) -> bytes:

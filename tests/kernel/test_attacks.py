@@ -14,16 +14,16 @@ from tests.kernel.conftest import ROOT, Daemon, eventually, fuse_mounts
 USER = 12345
 #: run as the user: everything is imported first, since the interpreter may be root's alone
 PRELUDE = f"""
-import ctypes, errno, os, socket, struct, sys, time
+import errno, os, socket, struct, sys, time
 from libperfuse import *
 from perfused import libc
 from tests.kernel import scripted as S
+from tests.kernel.raw import NULL, libc as raw
 from tests.kernel.scripted import Scripted
 from wire import codec, control
 from wire.control import Endpoint, Kind
 from wire.opcodes import Opcode
 SOCK = os.environ["PERFUSED_SOCKET"]
-raw = ctypes.CDLL(None, use_errno=True)
 os.setgroups([]); os.setresgid({USER}, {USER}, {USER}); os.setresuid({USER}, {USER}, {USER}); libc.prctl(4, 1)
 
 def connect():
@@ -136,7 +136,7 @@ def test_a_worker_is_out_of_its_users_reach(daemon: Daemon, place: Path) -> None
         fs = serve(sys.argv[1]); worker = ask(b'{"op":"mounts"}').body["worker"]
         try: os.kill(worker, 9)
         except PermissionError: print("kill refused")
-        print(raw.ptrace(16, worker, 0, 0))
+        print(raw.ptrace(16, worker, NULL, NULL))
         try: os.listdir(f"/proc/{worker}/fd")
         except PermissionError: print("unreadable")
         fs.close()
@@ -171,7 +171,7 @@ def test_a_device_node_in_the_users_own_namespace_does_not_open(daemon: Daemon, 
         answer, x = mount(sys.argv[1])
         if not answer.error:
             fs = Scripted({Opcode.LOOKUP: lambda *_: entry}); x.settimeout(None); fs.fd = x.detach(); fs.serve()
-            raw.mount(b"none", sys.argv[1].encode(), None, 32 | 4096, None)  # remount, bind, suid, dev
+            raw.mount(b"none", sys.argv[1].encode(), NULL, 32 | 4096, NULL)  # remount, bind, suid, dev
             try: os.read(os.open(sys.argv[1] + "/dev", os.O_RDWR), 8192)
             except PermissionError as bad: print("opened" if not bad.filename else "refused")
             fs.close()

@@ -310,21 +310,3 @@ def test_free_space_is_told(small: Path) -> None:
     (small / "file").write_bytes(bytes(MIB))
     found = os.statvfs(small)
     assert (found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize) == (2 * MIB, MIB)
-
-
-@pytest.fixture
-def rationed(place_with: Callable[[str], Place]) -> Path:
-    """A tree where who is not root may have 1 MiB."""
-    try:
-        made = place_with("size=8m,usrquota,usrquota_block_hardlimit=1m")
-    except OSError as bad:
-        pytest.skip(f"tmpfs has no quotas in this kernel: {bad.strerror}")
-    made.source.chmod(0o777)
-    return made.tree
-
-
-def test_who_has_used_up_a_quota_is_told_so(rationed: Path, processes: Start) -> None:
-    user = processes(user=1000, cwd=rationed)
-    user.do("file = open('file', 'wb', buffering=0)")
-    with fails(errno.EDQUOT):
-        user.do("[(file.write(bytes(65536)), os.fsync(file.fileno())) for _ in range(32)]")

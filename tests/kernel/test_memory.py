@@ -1,6 +1,5 @@
 """The filesystem in memory does what tmpfs does, and what only a FUSE filesystem can: it is the server's own trial."""
 
-import ctypes
 import errno
 import fcntl
 import os
@@ -17,6 +16,7 @@ import pytest
 from fixtures import memory_acl, workload
 from fixtures.memory_acl import Entry
 from perfused import libc
+from tests.kernel import raw
 from tests.kernel.conftest import ROOT, eventually, fuse_mounts
 from tests.kernel.places import (
     RENAME_EXCHANGE,
@@ -41,7 +41,6 @@ RENAME_WHITEOUT, AT_SYMLINK_FOLLOW, IN_DELETE_SELF = 4, 0x400, 0x400
 SEEK_DATA, SEEK_HOLE = 3, 4
 KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE = 1, 2, 16
 FS_IOC_GETFLAGS, FS_IOC_SETFLAGS, FS_NODUMP_FL, FS_IMMUTABLE_FL = 0x80086601, 0x40086602, 0x40, 0x10
-_libc = ctypes.CDLL(None)
 
 
 @pytest.fixture
@@ -157,7 +156,7 @@ def test_a_file_without_a_name_can_be_given_one(here: Path) -> None:
     fd = os.open(here, os.O_TMPFILE | os.O_RDWR, 0o600)
     os.write(fd, b"text")
     named = os.fsencode(here / "named")
-    assert _libc.linkat(-100, b"/proc/self/fd/%d" % fd, -100, named, AT_SYMLINK_FOLLOW) == 0
+    assert raw.libc.linkat(-100, b"/proc/self/fd/%d" % fd, -100, named, AT_SYMLINK_FOLLOW) == 0
     os.close(fd)
     assert (here / "named").read_bytes() == b"text"
 
@@ -528,8 +527,8 @@ def test_contents_that_change_from_behind_are_seen_although_they_were_cached(ser
 
 def test_a_name_that_goes_from_behind_is_told_to_who_watches_the_file(served: Served) -> None:
     (served.target / "file").touch()
-    fd = _libc.inotify_init1(os.O_NONBLOCK)
-    assert _libc.inotify_add_watch(fd, os.fsencode(served.target / "file"), IN_DELETE_SELF) > 0
+    fd = raw.libc.inotify_init1(os.O_NONBLOCK)
+    assert raw.libc.inotify_add_watch(fd, os.fsencode(served.target / "file"), IN_DELETE_SELF) > 0
     os.setxattr(served.target, "user.memory.remove", b"file")
     assert select.select([fd], [], [], 20)[0] == [fd]
     os.close(fd)

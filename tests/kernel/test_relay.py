@@ -1,6 +1,5 @@
 """What the kernel asks arrives as it asked it, and what the filesystem answers reaches the caller, and nothing else."""
 
-import ctypes
 import errno
 import fcntl
 import mmap
@@ -14,12 +13,12 @@ from pathlib import Path
 import pytest
 
 from tests.kernel.conftest import Daemon, eventually
+from tests.kernel.raw import NULL, checked, libc, room
 from tests.kernel.scripted import CONTENT, FILE, GENEROUS, Answer, Scripted, attr, entry, init_reply
 from wire import codec
 from wire.flags import InitFlag, OpenFlag
 from wire.opcodes import Opcode
 
-LIBC = ctypes.CDLL(None, use_errno=True)
 MIB = 1 << 20
 #: what no two connections have alike: lock owners are scrambled by a key of the connection; (offset, bytes) in the body
 PRIVATE = {
@@ -48,24 +47,17 @@ def lookup_several(fs: Scripted, head: codec.InHeader, body: bytes) -> Answer:
     return entry(found[0], mode=found[1]) if found else -errno.ENOENT
 
 
-def checked(result: int) -> int:
-    """What a call through ctypes gave. Raises OSError."""
-    if result < 0:
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-    return result
-
-
 def every_system_call(here: Path) -> dict[str, object]:
     """System calls that make every request an ordinary mount can get; what they gave."""
     gave: dict[str, object] = {}
     file = os.fsencode(here / "file")
-    gave["getxattr size"] = checked(LIBC.getxattr(file, b"user.colour", None, 0))
+    gave["getxattr size"] = checked(libc.getxattr(file, b"user.colour", NULL, 0))
     gave["getxattr"] = os.getxattr(file, "user.colour")
-    gave["listxattr size"] = checked(LIBC.listxattr(file, None, 0))
+    gave["listxattr size"] = checked(libc.listxattr(file, NULL, 0))
     gave["listxattr"] = os.listxattr(file)
     os.setxattr(file, "user.bytes", bytes(range(256)), os.XATTR_CREATE)
     os.removexattr(file, "user.bytes")
-    checked(LIBC.statx(-100, file, 0x2000, 0xFFF, ctypes.create_string_buffer(256)))
+    checked(libc.statx(-100, file, 0x2000, 0xFFF, room(256)))
     os.chmod(file, 0o640)
     os.utime(file, ns=(1_000_000_001, 2_000_000_002))
     os.truncate(file, 10)
@@ -76,7 +68,7 @@ def every_system_call(here: Path) -> dict[str, object]:
     os.mkdir(here / "directory", 0o750)
     os.link(file, here / "linked")
     os.rename(file, here / "moved")
-    checked(LIBC.renameat2(-100, file, -100, os.fsencode(here / "unreplaced"), 1))
+    checked(libc.renameat2(-100, file, -100, os.fsencode(here / "unreplaced"), 1))
     os.unlink(file)
     os.rmdir(here / "folder")
     gave["readlink"] = os.readlink(here / "link")

@@ -196,14 +196,17 @@ def test_many_requests_pass_their_deadline_together_and_each_is_answered_once(
 
 #: a program that is told by SIGUSR1 to stop waiting, and says what its read(2) gave
 READER = """
-import ctypes, os, signal, sys
-libc = ctypes.CDLL(None, use_errno=True)
+import os, signal, sys
+from cffi import FFI
+ffi = FFI()
+ffi.cdef("ssize_t read(int fd, void *buffer, size_t size);")
+libc = ffi.dlopen(None)
 signal.signal(signal.SIGUSR1, lambda *_: None)
 signal.siginterrupt(signal.SIGUSR1, True)
 fd = os.open(sys.argv[1], os.O_RDONLY)
-room = ctypes.create_string_buffer(100)
+room = ffi.new("char[]", 100)
 given = libc.read(fd, room, 100)
-print(given, ctypes.get_errno() if given < 0 else room.raw[:4].decode())
+print(given, ffi.errno if given < 0 else bytes(ffi.buffer(room))[:4].decode())
 """
 DIRECT: dict[int, Callable[..., Answer]] = {
     Opcode.OPEN: lambda *_: codec.open_out.pack(1, OpenFlag.DIRECT_IO, 0),
