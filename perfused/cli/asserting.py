@@ -8,6 +8,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from perfused.cli.suites import in_a_directory, unwound_by_signals
 from perfused.conformance.filesystem.case import listed
 from perfused.conformance.filesystem.facts import Facts
 from perfused.conformance.filesystem.result import CallResult, Result
@@ -21,7 +22,13 @@ SHOWN = 200
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("directory", required=False, type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--only", multiple=True, metavar="PREFIX", help="Only assertions whose id begins so; may be repeated.")
-@click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Write all findings there.")
+@click.option(
+    "--json",
+    "json_path",
+    type=click.Path(dir_okay=False, path_type=Path),
+    callback=in_a_directory,
+    help="Write all findings there.",
+)
 @click.option("--list", "as_list", is_flag=True, help="Print the ids of the assertions, and ask nothing.")
 def main(directory: Path | None, only: tuple[str, ...], json_path: Path | None, as_list: bool) -> None:
     """Assert what POSIX and Linux demand of the filesystem that holds DIRECTORY. The status is 1 if something fails."""
@@ -35,7 +42,8 @@ def main(directory: Path | None, only: tuple[str, ...], json_path: Path | None, 
     errors = Console(stderr=True, highlight=False, markup=False)
     try:
         # no spinner: it would be a thread, and the suite forks
-        result = run(directory, only, (lambda call: errors.print(call.name)) if errors.is_terminal else None)
+        with unwound_by_signals():
+            result = run(directory, only, (lambda call: errors.print(call.name)) if errors.is_terminal else None)
     except Unusable as bad:
         print(f"posix suite: {bad}", file=sys.stderr)
         sys.exit(2)

@@ -128,8 +128,7 @@ class Plan:
 
     def check(self) -> None:
         """ValueError unless every operation is known, has whole numbers of its ranges and names files there are."""
-        if self.files < 1 or self.size < 2 * BLOCK:
-            raise ValueError(f"at least one file of at least {2 * BLOCK} bytes is needed")
+        _check_files(self.files, self.size)
         for number, each in enumerate(self.operations):
             numbers = [getattr(each, field.name) for field in fields(Operation) if field.name != "name"]
             if each.name not in WEIGHTS or not all(isinstance(value, int) for value in numbers):
@@ -139,6 +138,11 @@ class Plan:
                 raise ValueError(f"operation {number} names a file or slot that is not there: {each}")
             if not (0 <= each.length <= self.size and 0 <= each.other_offset <= self.size):
                 raise ValueError(f"operation {number} is out of range: {each}")
+
+
+def _check_files(files: int, size: int) -> None:
+    if files < 1 or size < 2 * BLOCK:
+        raise ValueError(f"at least one file of at least {2 * BLOCK} bytes is needed")
 
 
 _DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(Operation)}
@@ -156,6 +160,7 @@ def plan(
     weights = {name: weight for name, weight in WEIGHTS.items() if name not in without}
     if not weights:
         raise ValueError("no operation is left")
+    _check_files(files, size)
     chance = random.Random(seed)
     names = chance.choices(list(weights), list(weights.values()), k=operations)
     made = Plan(seed, files, size, tuple(_operation(chance, name, files, size) for name in names))

@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import random
 import shutil
+import signal
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from perfused import libc
 from perfused.conformance.exerciser_calls import Calls
 from perfused.conformance.exerciser_model import Difference, compare
 
@@ -75,7 +77,12 @@ def _work(path: str, steps: Iterator[_Step], calls: Calls) -> None:
 
 
 def _child(path: str, steps: Iterator[_Step], calls: type[Calls], result: Connection) -> None:
-    """A process's whole life: its last word is what went wrong, or nothing."""
+    """A process's whole life: its last word is what went wrong, or nothing. It dies with its parent, which alone minds
+    a terminal's ^C: that reaches both."""
+    libc.prctl(libc.PR_SET_PDEATHSIG, signal.SIGKILL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
     try:
         _work(path, steps, calls())
         result.send("")
@@ -129,26 +136,29 @@ def _have_done(tasks: list[tuple[str, Iterator[_Step], type[Calls]]]) -> list[st
     """Run every task in a process of its own, at once; what each says went wrong, and who never said anything."""
     forked = multiprocessing.get_context("fork")
     running = []
-    for task in tasks:
-        ours, theirs = forked.Pipe(duplex=False)
-        process = forked.Process(target=_child, args=(*task, theirs))
-        with warnings.catch_warnings():
-            # Newer Pythons warn of fork(2) beside threads. The child takes no lock that a thread could hold.
-            warnings.simplefilter("ignore", DeprecationWarning)
-            process.start()
-        theirs.close()
-        running.append((process, ours))
-    problems = []
-    for number, (process, ours) in enumerate(running):
-        try:
-            text = ours.recv() if ours.poll(PATIENCE) else f"not done after {PATIENCE:g} s"
-        except EOFError:
-            text = "ended without a word"
-        if text:
-            problems.append(f"process {number}: {text}")
-        ours.close()
-        process.join(timeout=1)
-        if process.is_alive():
+    try:
+        for task in tasks:
+            ours, theirs = forked.Pipe(duplex=False)
+            process = forked.Process(target=_child, args=(*task, theirs))
+            with warnings.catch_warnings():
+                # Newer Pythons warn of fork(2) beside threads. The child takes no lock that a thread could hold.
+                warnings.simplefilter("ignore", DeprecationWarning)
+                process.start()
+            running.append((process, ours))
+            theirs.close()
+        problems = []
+        for number, (process, ours) in enumerate(running):
+            try:
+                text = ours.recv() if ours.poll(PATIENCE) else f"not done after {PATIENCE:g} s"
+            except EOFError:
+                text = "ended without a word"
+            if text:
+                problems.append(f"process {number}: {text}")
+            process.join(timeout=1)
+        return problems
+    finally:
+        for process, ours in running:
+            ours.close()
             process.kill()
+        for process, _ in running:
             process.join(timeout=10)
-    return problems

@@ -6,8 +6,10 @@ The faults are planted between the exerciser and the kernel, in its own table of
 import errno
 import mmap
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -342,3 +344,63 @@ def test_the_command_exits_1_and_saves_a_list_where_something_differs(tmp_path: 
 
 def test_the_command_exits_2_for_an_operation_nobody_knows(tmpfs: Path) -> None:
     assert command(tmpfs, "--without", "flying").returncode == 2
+
+
+@pytest.mark.parametrize(
+    "words", [("--files", "0"), ("--size", "0"), ("--operations", "-1"), ("--save", "/nonexistent/list.json")]
+)
+def test_the_command_refuses_what_makes_no_sense_before_it_begins(tmpfs: Path, words: tuple[str, ...]) -> None:
+    done = command(tmpfs, *words)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "empty range" not in done.stderr
+
+
+@pytest.mark.parametrize("shared", [(), ("--processes", "2")])
+def test_a_directory_where_nothing_can_be_made_is_one_line_and_status_2(
+    tmp_path: Path, shared: tuple[str, ...]
+) -> None:
+    place = tmp_path / "read-only"
+    place.mkdir()
+    libc.mount(b"none", os.fsencode(place), b"tmpfs", libc.MS_RDONLY, None)
+    try:
+        done = command(place, *shared)
+    finally:
+        libc.umount2(os.fsencode(place), libc.MNT_DETACH)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert len(done.stderr.splitlines()) == 1
+    assert "Read-only file system" in done.stderr
+
+
+def _begun(place: Path, *words: str, group: bool) -> subprocess.Popen[str]:
+    """The command, when its directory has its file in it; with `group`, in a process group of its own."""
+    line = [sys.executable, "-m", "perfused.conformance.exerciser", str(place), "--operations", "100000", *words]
+    running = subprocess.Popen(
+        line, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, process_group=0 if group else None
+    )
+    until = time.monotonic() + 30
+    while not any(place.glob("exerciser-*/*")):
+        assert running.poll() is None
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    return running
+
+
+@pytest.mark.parametrize("words", [(), ("--processes", "2")])
+@pytest.mark.parametrize(("number", "group"), [(signal.SIGINT, True), (signal.SIGINT, False), (signal.SIGTERM, False)])
+def test_a_command_that_is_told_to_end_leaves_nothing_behind(
+    tmpfs: Path, words: tuple[str, ...], number: int, group: bool
+) -> None:
+    with _begun(tmpfs, *words, group=group) as running:
+        if group:
+            os.killpg(running.pid, number)
+        else:
+            running.send_signal(number)
+        said = running.communicate(timeout=30)  # its end of file: no process of its own is left
+    assert (running.returncode, *said) == (128 + number, "", "")
+    assert os.listdir(tmpfs) == []
+
+
+def test_processes_on_one_file_die_with_a_command_that_is_killed(tmpfs: Path) -> None:
+    with _begun(tmpfs, "--processes", "2", group=False) as running:
+        running.kill()
+        assert running.communicate(timeout=30) == ("", "")

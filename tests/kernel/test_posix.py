@@ -5,8 +5,10 @@ It runs as a program of its own, since it changes the working directory, the uma
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -168,6 +170,43 @@ def test_nothing_is_left_behind(mounted: Callable[..., Path], suite: Callable[..
     place = mounted()
     suite(place, "mkdir", "rename/busy", "open/text-busy", "unlink/open")
     assert os.listdir(place) == []
+
+
+@pytest.mark.parametrize(("number", "group"), [(signal.SIGINT, True), (signal.SIGTERM, False)])
+def test_a_suite_that_is_told_to_end_leaves_nothing_behind(
+    mounted: Callable[..., Path], number: int, group: bool
+) -> None:
+    place = mounted()
+    line = [sys.executable, "-m", "perfused.conformance.filesystem", str(place)]
+    with subprocess.Popen(
+        line, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, process_group=0 if group else None
+    ) as running:
+        until = time.monotonic() + 30
+        while not any(place.glob("posix-suite-*/*")):
+            assert running.poll() is None
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        if group:
+            os.killpg(running.pid, number)
+        else:
+            running.send_signal(number)
+        said = running.communicate(timeout=30)  # its end of file: no process of its own is left
+    assert (running.returncode, *said) == (128 + number, b"", b"")
+    assert os.listdir(place) == []
+
+
+def test_where_the_findings_cannot_be_written_nothing_is_asked(mounted: Callable[..., Path]) -> None:
+    line = [
+        sys.executable,
+        "-m",
+        "perfused.conformance.filesystem",
+        str(mounted()),
+        "--json",
+        "/nonexistent/found.json",
+    ]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=55, check=False, cwd=ROOT)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "no directory /nonexistent" in done.stderr
 
 
 def test_the_ids_are_printed_without_a_directory() -> None:

@@ -5,6 +5,7 @@ hold the files they open until the case is over. Which questions they are asked 
 """
 
 import os
+import signal
 from collections.abc import Iterable
 from dataclasses import dataclass
 from multiprocessing import Pipe
@@ -60,6 +61,8 @@ class Worker:
         self.pid = os.fork()
         if self.pid == 0:
             try:
+                for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                    signal.signal(number, signal.SIG_IGN)  # they reach the parent too, which then closes the pipe
                 _serve(theirs, _become(who, base, theirs))
             finally:
                 os._exit(0)
