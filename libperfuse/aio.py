@@ -140,9 +140,13 @@ async def _call(server: Server, row: Call, request: Request, arguments: tuple[An
         request.on_interrupt = task.cancel
         result = await row.method(request, *arguments)
         out = row.pack(request.unique, result, arguments)
-    except GeneratorExit:
-        raise  # the loop is gone, and nobody waits for an answer
     except BaseException as bad:
+        if not task.get_loop().is_running():
+            raise  # closed when the loop had gone: nobody waits for an answer
+        if isinstance(bad, asyncio.CancelledError) and not task.cancelling():
+            # Of something that the method awaited. A caller that nothing interrupted would try again, for ever.
+            inner, bad = bad, RuntimeError("what the method awaited was cancelled, and the request was not")
+            bad.__cause__ = inner
         for nodeid in entries_of(result):
             server.forget(nodeid)
         out = server.failed(request, bad)

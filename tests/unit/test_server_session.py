@@ -7,6 +7,7 @@ import os
 import socket
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -154,6 +155,30 @@ def test_an_on_interrupt_that_raises_is_a_line_and_the_method_goes_on() -> None:
         go.set()
         assert _answer(made, unique) == errno.ENODATA
     assert len(records) == 1
+
+
+def _awaits_what_is_cancelled() -> Any:
+    inner = asyncio.get_running_loop().create_future()
+    inner.cancel()
+    return inner
+
+
+def _exits_like_a_generator() -> Any:
+    raise GeneratorExit
+
+
+@pytest.mark.parametrize("made_of", [_awaits_what_is_cancelled, _exits_like_a_generator])
+def test_a_coroutine_that_ends_as_if_somebody_had_ended_it_is_a_bug_with_a_traceback(
+    made_of: Callable[[], Any],
+) -> None:
+    """No interrupt came: an EINTR would be tried again for ever, and no answer would hang."""
+
+    async def method(*words: Any) -> None:
+        await made_of()
+
+    with logged() as records, kernel(with_methods({"getattr": method})) as made:
+        assert made.error(Opcode.GETATTR, GETATTR) == errno.EIO
+    assert [record.exc_info is not None for record in records] == [True]
 
 
 def test_a_coroutine_may_swallow_its_cancellation_and_answer_all_the_same() -> None:
