@@ -81,11 +81,27 @@ class Nodes(Generic[T]):
             self._dropped(node)
 
     def unkey(self, nodeid: int) -> None:
-        """Let no later lookup find this node: its inode number may belong to another object from now on."""
+        """Let no later lookup find this node: its inode number, or name, may belong to another object from now on."""
         with self._lock:
             key = self._keys.get(nodeid)
             if key is not None and self._nodeids.get(key) == nodeid:
                 del self._nodeids[key]
+
+    def rekey(self, key: Hashable, new: Hashable) -> int | None:
+        """Let lookups of `new`, and no longer of `key`, find the node: for a rename, where the key has a name in it.
+        `new` is None where the name is removed: nothing finds the node any more.
+
+        Gives its nodeid, None where the kernel knows no node of that key. A node that was found as `new` before is
+        found no more, whether or not there was one to take its place: it lives on by its nodeid until it is forgotten.
+        """
+        with self._lock:
+            nodeid = self._nodeids.pop(key, None)
+            self._nodeids.pop(new, None)
+            if nodeid is not None:
+                self._keys[nodeid] = new
+                if new is not None:
+                    self._nodeids[new] = nodeid
+            return nodeid
 
     def clear(self) -> None:
         """Drop every node but the root: at the end of the mount."""
