@@ -47,13 +47,15 @@ class Session:
         `via` is how the device is had: "perfused", "private" or "kernel"; by itself what PERFUSE_VIA says, or perfused.
         `threads` serve at the same time: a method that waits for another request's end, or for an interrupt, needs two.
         With a coroutine function among the methods asyncio serves them all in one thread. ValueError for a bad value,
-        TypeError for a method that cannot be called.
+        TypeError for a method that cannot be called, and for options in one string.
         """
         chosen = via or os.environ.get("PERFUSE_VIA") or "perfused"
         if chosen not in mounting.VIAS:
             raise ValueError(f"via is one of {', '.join(mounting.VIAS)}, got {chosen!r}")
         if not 1 <= threads <= 256:
             raise ValueError(f"threads is 1 to 256, got {threads}")
+        if isinstance(options, (str, bytes)):
+            raise TypeError(f"options is a list of them, such as [{options!r}]")
         self.operations = operations
         self.mountpoint = os.fsdecode(mountpoint)
         self.name = name or type(operations).__name__.lower()

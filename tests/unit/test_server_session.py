@@ -100,6 +100,11 @@ def test_an_interrupt_that_comes_in_one_turn_with_its_request_is_answered() -> N
         assert answers == {first, second}
 
 
+def test_options_in_one_string_are_refused_with_what_to_write() -> None:
+    with pytest.raises(TypeError, match=r"\['ro'\]"):
+        Session(Operations(), "/", options="ro")
+
+
 def test_an_interrupt_for_what_is_not_there_is_to_be_sent_again() -> None:
     with kernel(Operations()) as made:
         _interrupt(made, 1000)
