@@ -13,6 +13,7 @@ import os
 import select
 import signal
 import socket
+import stat
 import struct
 from typing import Any, NamedTuple, NoReturn
 
@@ -199,6 +200,8 @@ class Registrar:
 
     def _check_device(self, fd: int) -> None:
         """Who holds the other end of the socket that our daemon made for this mount is its filesystem."""
+        if not stat.S_ISSOCK(os.fstat(fd).st_mode):  # socket() would refuse the duplicate, and leave it open
+            raise MountError(errno.EPERM, "the first descriptor is not the device of this mount")
         try:
             with socket.socket(fileno=os.dup(fd)) as sock:
                 pid, _, _ = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
