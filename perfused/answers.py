@@ -25,7 +25,7 @@ from wire.control import Request
 #: seconds perfusectl umount waits for umount(2) before it says so
 UMOUNT_PATIENCE = 15.0
 #: connections at once that register backing files of one mount
-HELPERS = 4
+REGISTRARS = 4
 #: unmounts of one mount that may be under way at once: one that waits, and one by force
 UMOUNTS = 4
 
@@ -191,8 +191,8 @@ def _backing(daemon: Daemon, peer: Peer, body: dict[str, Any]) -> None:
     sentence = peer.barred if peer.client.uid else ""
     if sentence or (sentence := backing.unwilling(daemon.config.policy, peer.client)):
         raise Refusal(errno.EPERM, sentence)
-    if sum(1 for each in daemon.clients.helpers.values() if each == made.number) >= HELPERS:
-        raise Refusal(errno.EUSERS, f"{made.target}: {HELPERS} connections register its backing files already")
+    if sum(1 for each in daemon.clients.registrars.values() if each == made.number) >= REGISTRARS:
+        raise Refusal(errno.EUSERS, f"{made.target}: {REGISTRARS} connections register its backing files already")
     ours, theirs = channel.pair()
     job = backing.Job(daemon.config.policy, peer.client, made.device, peer.sock, peer.namespace, ours)
     with ours, theirs:

@@ -38,7 +38,7 @@ class Clients:
         #: processes that close a client's socket, and whose
         self.closers: dict[int, int] = {}
         #: processes that answer a client in the daemon's place, and for which mount's number
-        self.helpers: dict[int, int] = {}
+        self.registrars: dict[int, int] = {}
         self.stopping = False
         self._fork = fork
         self._mounts = mounts
@@ -127,7 +127,7 @@ class Clients:
     def help(self, peer: Peer, number: int, keep: set[int], child: Callable[[], object]) -> None:
         """Have `child` serve a connection in a process of its own, for the mount of that number. Raises OSError."""
         self.release(peer)
-        self._give(peer, keep | {peer.namespace}, self.helpers, number, child)
+        self._give(peer, keep | {peer.namespace}, self.registrars, number, child)
 
     def _give(self, peer: Peer, keep: set[int], book: dict[int, int], entry: int, child: Callable[[], object]) -> None:
         """Fork a process that is the last to close a peer's socket: it does nothing until we have closed ours."""

@@ -91,7 +91,7 @@ class Supervisor:
         LOGGER.info("ready%s", "" if self._private else f", {len(self._listening)} control socket(s)")
         self.loop.later(0, self._watch_devices)
         self.loop.run(self._done)
-        for pid in self.clients.closers | self.clients.helpers:
+        for pid in self.clients.closers | self.clients.registrars:
             os.kill(pid, signal.SIGKILL)
         self._keeper.close()
         LOGGER.info("stopped")
@@ -100,7 +100,7 @@ class Supervisor:
     def _done(self) -> bool:
         if self._abandoned:
             return True
-        aside = {self._keeper_pid} | self.clients.closers.keys() | self.clients.helpers.keys()
+        aside = {self._keeper_pid} | self.clients.closers.keys() | self.clients.registrars.keys()
         if self.mounted or self.loop.children() - aside:
             return False
         return self._stopping or (self._private is not None and not self.clients.expected())

@@ -87,7 +87,7 @@ def refusal(device: int, fd: int) -> PerfuseError:
     return caught.value
 
 
-def helpers(daemon: Daemon) -> list[int]:
+def registrars(daemon: Daemon) -> list[int]:
     """Processes that register backing files."""
     found = subprocess.run(["pgrep", "-P", str(daemon.process.pid)], capture_output=True, text=True, check=False)
     names = {pid: Path(f"/proc/{pid}/comm") for pid in found.stdout.split()}
@@ -330,7 +330,7 @@ def test_two_hundred_opens_and_closes_leave_nothing(
         for _ in range(200):
             backing_close(made.fs.fd, backing_open(made.fs.fd, file.fileno()))
     backing._forget(made.fs.fd)
-    eventually(lambda: not helpers(daemon), "nobody registers any more")
+    eventually(lambda: not registrars(daemon), "nobody registers any more")
     eventually(lambda: (settled(daemon), descriptors(worker)) == before, "all descriptors are closed")
     assert daemon.stats(target)["backing_files"] == 0
 
@@ -339,39 +339,43 @@ def test_a_thousand_requests_take_one_process(daemon: Daemon, path: Path, backed
     made = backed()
     with open(path, "r+b") as file:
         first = backing_open(made.fs.fd, file.fileno())
-        (helper,) = helpers(daemon)
+        (registrar,) = registrars(daemon)
         for _ in range(999):
             backing_open(made.fs.fd, file.fileno())
     assert first > 0
-    assert helpers(daemon) == [helper]
+    assert registrars(daemon) == [registrar]
 
 
-def test_a_helper_keeps_no_descriptor_of_a_request(daemon: Daemon, path: Path, backed: Callable[..., Backed]) -> None:
+def test_a_registrar_keeps_no_descriptor_of_a_request(
+    daemon: Daemon, path: Path, backed: Callable[..., Backed]
+) -> None:
     """Neither the client's nor, above all, the kernel's device."""
     made = backed()
     with open(path, "r+b") as file:
         backing_open(made.fs.fd, file.fileno())
-        (helper,) = helpers(daemon)
+        (registrar,) = registrars(daemon)
         backing_close(made.fs.fd, 1)  # it has let go of the first request's when it takes the second
-        before = descriptors(helper)
+        before = descriptors(registrar)
         for _ in range(50):
             backing_open(made.fs.fd, file.fileno())
-    eventually(lambda: descriptors(helper) <= before, "all descriptors are closed")
+    eventually(lambda: descriptors(registrar) <= before, "all descriptors are closed")
 
 
-def test_a_helper_ends_with_its_mount(daemon: Daemon, target: Path, path: Path, backed: Callable[..., Backed]) -> None:
+def test_a_registrar_ends_with_its_mount(
+    daemon: Daemon, target: Path, path: Path, backed: Callable[..., Backed]
+) -> None:
     made = backed()
     with open(path, "r+b") as file:
         backing_open(made.fs.fd, file.fileno())
     made.fs.close()
     eventually(lambda: not fuse_mounts(target), "the mount is gone")
-    eventually(lambda: not helpers(daemon), "the helper has ended")
+    eventually(lambda: not registrars(daemon), "the registrar has ended")
 
 
-def test_requests_are_aborted_although_a_helper_is_there(
+def test_requests_are_aborted_although_a_registrar_is_there(
     daemon: Daemon, target: Path, path: Path, backed: Callable[..., Backed]
 ) -> None:
-    """The helper may not hold the kernel's device: its last close is what ends the requests of a dead filesystem."""
+    """The registrar may not hold the kernel's device: its last close is what ends the requests of a dead filesystem."""
     made = backed()
     made.fs.handlers[Opcode.STATFS] = lambda *_: None
     with open(path, "r+b") as file:
@@ -402,7 +406,7 @@ def test_the_backing_file_is_let_go_with_the_mount(
         subprocess.run(["umount", "-l", disk], capture_output=True, check=False)
 
 
-def test_a_daemon_that_stops_does_not_wait_for_helpers(
+def test_a_daemon_that_stops_does_not_wait_for_registrars(
     daemon: Daemon, path: Path, backed: Callable[..., Backed]
 ) -> None:
     made = backed()
@@ -473,7 +477,7 @@ def test_a_user_backs_files_with_its_own(daemon: Daemon, mine: Path) -> None:
         os.close(file); fs.close()
     """
     assert user(daemon, body, mine) == f"WHAT{TEXT[4:].decode()} False False"
-    eventually(lambda: not fuse_mounts(mine) and not helpers(daemon), "all is gone")
+    eventually(lambda: not fuse_mounts(mine) and not registrars(daemon), "all is gone")
 
 
 def test_a_file_that_a_user_may_only_read_is_not_written_to_through_its_mount(daemon: Daemon, mine: Path) -> None:
@@ -599,11 +603,11 @@ def test_a_user_does_not_get_at_another_users_mount(daemon: Daemon, mine: Path, 
         print(errno.errorcode[-answer.error], answer.body["message"])
     """
     assert user(daemon, body, name).startswith("EPERM")
-    assert not helpers(daemon)
+    assert not registrars(daemon)
 
 
 def test_a_descriptor_whose_last_close_waits_holds_up_nobody_else(daemon: Daemon, mine: Path) -> None:
-    """The helper answers before it lets a descriptor go; where that waits, it is the helper alone that does."""
+    """The registrar answers before it lets a descriptor go; where that waits, it is the registrar alone that does."""
     body = """
         fs = serve(sys.argv[1] + "/m", {Opcode.INIT: _init, Opcode.FLUSH: lambda *_: None})
         stuck = os.open(sys.argv[1] + "/m/file", os.O_RDWR)
@@ -613,10 +617,10 @@ def test_a_descriptor_whose_last_close_waits_holds_up_nobody_else(daemon: Daemon
     """
     assert user(daemon, body, mine) == "ELOOP"
     assert daemon.ctl("mounts").returncode == 0
-    eventually(lambda: not fuse_mounts(mine) and not helpers(daemon), "all is gone")
+    eventually(lambda: not fuse_mounts(mine) and not registrars(daemon), "all is gone")
 
 
-def test_a_helper_is_out_of_its_users_reach(daemon: Daemon, mine: Path) -> None:
+def test_a_registrar_is_out_of_its_users_reach(daemon: Daemon, mine: Path) -> None:
     body = """
         import signal
         fs = back(sys.argv[1] + "/m", lambda: os.open(sys.argv[1] + "/own", os.O_RDWR))

@@ -161,7 +161,6 @@ def test_bell_wakes_who_polls(start: Start) -> None:
 
 
 def test_passed_has_the_kernel_read_the_file(start: Start) -> None:
-    pytest.importorskip("libperfuse.backing")
     path = start("passed.py").target / "hello"
     assert path.read_text() == PROGRAMS["passed.py"]
     assert path.stat().st_size == len(PROGRAMS["passed.py"])
