@@ -13,10 +13,10 @@ import sys
 import threading
 
 from libperfuse import libc
-from libperfuse.connection import PerfuseError, ask, connect, connect_or_start, exchange, receive, start_private
+from libperfuse.connection import PerfuseError, ask, connect, connect_or_start, exchange, start_private
+from libperfuse.handshake import await_verdict, hello, mount_frame
 from wire import control
-from wire.control import Endpoint, Verdict, Welcome
-from wire.errors import WireError
+from wire.control import Endpoint
 
 DEVICE = "/dev/fuse"
 ENDPOINTS = {"any": Endpoint.ANY, "socket": Endpoint.SOCKET, "device": Endpoint.DEVICE, "direct": Endpoint.DIRECT}
@@ -44,7 +44,7 @@ def perfuse_open(path: str, flags: int = os.O_RDWR, mode: int = 0o600, *, privat
         raise PerfuseError(errno.EINVAL, f"PERFUSE_ENDPOINT is {wish!r}: {', '.join(ENDPOINTS)}")
     connection = start_private() if private else connect_or_start()
     try:
-        fd, endpoint = _hello(connection, ENDPOINTS[wish])
+        fd, endpoint = hello(connection, ENDPOINTS[wish], _program())
     except BaseException:
         connection.close()
         raise
@@ -58,19 +58,8 @@ def perfuse_open(path: str, flags: int = os.O_RDWR, mode: int = 0o600, *, privat
     return fd
 
 
-def _hello(connection: socket.socket, endpoint: Endpoint) -> tuple[int, Endpoint]:
-    name = os.path.basename(sys.argv[0] if sys.argv else "python") or "python"
-    exchange(connection, control.build_hello(endpoint, os.fsencode(name)))
-    message, fds = receive(connection)
-    if isinstance(message, Welcome) and not message.error and len(fds) == 1:
-        return fds[0], message.endpoint
-    for each in fds:
-        os.close(each)
-    if isinstance(message, Welcome) and message.error:
-        raise PerfuseError(-message.error, message.message or os.strerror(-message.error))
-    if isinstance(message, Verdict) and message.error:
-        raise PerfuseError(-message.error, message.message)
-    raise PerfuseError(errno.EPROTO, "perfused did not answer HELLO with a device")
+def _program() -> str:
+    return os.path.basename(sys.argv[0] if sys.argv else "python") or "python"
 
 
 def _keep(fd: int, connection: socket.socket) -> None:
@@ -118,25 +107,16 @@ def perfuse_mount(source: str, target: str, fstype: str = "fuse", flags: int = 0
         libc.mount(os.fsencode(source), os.fsencode(target), os.fsencode(fstype), flags, os.fsencode(data))
         return
     try:
-        frame = _mount_frame(source, target, fstype, flags, data)
+        frame = mount_frame(source, target, fstype, flags, data)
         pinned = os.open(target, os.O_PATH | os.O_CLOEXEC)
         try:
             exchange(connection, frame, (pinned,))
         finally:
             os.close(pinned)
-        _await_verdict(connection)
+        await_verdict(connection)
     finally:
         if owned:
             connection.close()
-
-
-def _mount_frame(source: str, target: str, fstype: str, flags: int, data: str) -> bytes:
-    try:
-        return control.build_mount(
-            os.fsencode(source), os.fsencode(target), os.fsencode(fstype), flags, os.fsencode(data)
-        )
-    except WireError as bad:
-        raise PerfuseError(errno.ENAMETOOLONG if bad.field == "target" else errno.E2BIG, str(bad)) from None
 
 
 def _control_of(fd: int) -> tuple[socket.socket | None, bool]:
@@ -174,32 +154,6 @@ def kept_connection(fd: int) -> socket.socket | None:
     with _lock:
         entry = _direct.get(fd)
     return entry[1] if entry and entry[0] == _identity(fd) else None
-
-
-def _await_verdict(connection: socket.socket) -> None:
-    """Wait for VERDICT; a FUSE frame in its place means that the device is mounted already, and is left where it is."""
-    poll = select.poll()
-    poll.register(connection, select.POLLIN)
-    while True:
-        poll.poll()
-        try:
-            head = connection.recv(16, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            continue
-        except OSError as bad:
-            raise PerfuseError(errno.ECONNRESET, f"perfused is gone: {bad.strerror}") from None
-        break
-    if head and not control.is_control(head):
-        raise PerfuseError(errno.EBUSY, "this descriptor is mounted already")
-    message, fds = receive(connection)
-    for each in fds:
-        os.close(each)
-    if message is None:
-        raise PerfuseError(errno.ECONNRESET, "perfused closed the device before it had mounted it")
-    if not isinstance(message, Verdict):
-        raise PerfuseError(errno.EPROTO, f"perfused answered MOUNT with {type(message).__name__.upper()}")
-    if message.error:
-        raise PerfuseError(-message.error, message.message or os.strerror(-message.error))
 
 
 def perfuse_unmount(target: str, lazy: bool = False, force: bool = False) -> None:
