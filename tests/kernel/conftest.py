@@ -75,11 +75,13 @@ def namespace() -> None:
 
 
 def connections(under: Path) -> set[str]:
-    """The numbers of the FUSE connections mounted below a directory: nobody else's, whatever else this machine runs."""
+    """The numbers of the FUSE connections mounted below a directory: nobody else's, whatever else this machine runs.
+
+    A connection has its filesystem's device number, with the major of a block device above 20 bits of minor.
+    """
     lines = [line.split() for line in Path("/proc/self/mountinfo").read_text().splitlines()]
-    return {
-        each[2].partition(":")[2] for each in lines if each[4].startswith(str(under)) and " - fuse" in " ".join(each)
-    }
+    found = [each[2].split(":") for each in lines if each[4].startswith(str(under)) and " - fuse" in " ".join(each)]
+    return {str(int(major) << 20 | int(minor)) for major, minor in found}
 
 
 def abort(numbers: set[str]) -> None:
