@@ -125,16 +125,17 @@ def test_the_wheel_has_no_generated_bytecode_and_nothing_built(wheel: zipfile.Zi
 
 
 @HATCHLING
-def test_the_wheel_installs_both_commands(wheel: zipfile.ZipFile) -> None:
+def test_the_wheel_installs_every_command(wheel: zipfile.ZipFile) -> None:
     (name,) = (name for name in wheel.namelist() if name.endswith("/entry_points.txt"))
     parser = configparser.ConfigParser()
     parser.read_string(wheel.read(name).decode())
     assert dict(parser["console_scripts"]) == {
         "perfused": "perfused.cli.daemon:main",
         "perfusectl": "perfused.cli.control:main",
+        "perfuse-fusermount3": "libperfuse.fusermount:main",
     }
 
 
-@pytest.mark.parametrize("module", ["perfused.cli.daemon", "perfused.cli.control"])
+@pytest.mark.parametrize("module", ["perfused.cli.daemon", "perfused.cli.control", "libperfuse.fusermount"])
 def test_a_command_is_there_to_be_called(module: str) -> None:
     assert callable(importlib.import_module(module).main)
