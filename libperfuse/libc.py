@@ -1,4 +1,5 @@
-"""The system calls a filesystem needs and Python does not have, or not on descriptors: through cffi in ABI mode.
+"""The system calls that filesystems and their launcher need and Python does not have, or not on descriptors: through
+cffi in ABI mode.
 
 All raise OSError with the errno of the call. Never here: what a call is used for.
 """
@@ -19,6 +20,20 @@ AT_EMPTY_PATH = 0x1000
 UTIME_NOW = (1 << 30) - 1
 UTIME_OMIT = (1 << 30) - 2
 STATX_SIZE = 256
+PR_SET_CHILD_SUBREAPER = 36
+PR_SET_NO_NEW_PRIVS = 38
+CLONE_NEWNS = 0x2_0000
+SECCOMP_SET_MODE_FILTER = 1
+SECCOMP_FILTER_FLAG_NEW_LISTENER = 1 << 3
+SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV = 1 << 5
+RESOLVE_IN_ROOT = 0x10
+SYS_OPENAT2 = 437
+SYS_PIDFD_GETFD = 438
+#: seccomp(2)'s number; -1 on a machine we do not know
+SYS_SECCOMP = {
+    "x86_64": 317, "aarch64": 277, "riscv64": 277, "loongarch64": 277, "s390x": 348, "ppc64le": 358, "armv7l": 383,
+    "i686": 354,
+}.get(os.uname().machine, -1)  # fmt: skip
 _CAP_VERSION_3 = 0x20080522
 CAP_SYS_RESOURCE = 24
 #: getdents64's number; -1 on a machine we do not know
@@ -113,3 +128,57 @@ def getdents64(fd: int, buffer: bytearray) -> int:
     )
     _check(got, "getdents64")
     return got
+
+
+def setns(fd: int, kind: int) -> None:
+    """setns(2)."""
+    _check(_libc.setns(fd, kind), "setns")
+
+
+def seccomp_listen(program: bytes, flags: int) -> int:
+    """seccomp(2) SECCOMP_SET_MODE_FILTER with a listener: its descriptor, close-on-exec.
+
+    `program` are instructions of 8 bytes (struct sock_filter). It takes CAP_SYS_ADMIN or PR_SET_NO_NEW_PRIVS.
+    """
+    code = ffi.new("char[]", program)
+    head = ffi.new("char[]", struct.pack("=H6xQ", len(program) // 8, int(ffi.cast("uintptr_t", code))))
+    wanted = ffi.cast("unsigned long", flags | SECCOMP_FILTER_FLAG_NEW_LISTENER)
+    fd = int(_libc.syscall(SYS_SECCOMP, ffi.cast("long", SECCOMP_SET_MODE_FILTER), wanted, head))
+    _check(fd, "seccomp")
+    return fd
+
+
+def pidfd_getfd(pidfd: int, fd: int) -> int:
+    """pidfd_getfd(2): a duplicate, close-on-exec, of another process's descriptor. EBADF, EPERM, ESRCH."""
+    found = int(_libc.syscall(SYS_PIDFD_GETFD, ffi.cast("long", pidfd), ffi.cast("long", fd), ffi.cast("long", 0)))
+    _check(found, "pidfd_getfd")
+    return found
+
+
+def open_in_root(directory: int, path: bytes, flags: int) -> int:
+    """openat2(2) with RESOLVE_IN_ROOT: `directory` is the root that `path` and all links on the way are walked from."""
+    how = ffi.new("char[]", struct.pack("=QQQ", flags, 0, RESOLVE_IN_ROOT))
+    found = _libc.syscall(SYS_OPENAT2, ffi.cast("long", directory), _c(path), how, ffi.cast("long", 24))
+    _check(int(found), "openat2")
+    return int(found)
+
+
+class Memory:
+    """Reads of other processes' memory into one buffer of `size` bytes: process_vm_readv(2). Not for two threads."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self._buffer = ffi.new("char[]", size)
+        self._view = ffi.buffer(self._buffer)
+        self._local = ffi.new("uint64_t[2]", [int(ffi.cast("uintptr_t", self._buffer)), size])
+        self._remote = ffi.new("uint64_t[2]")
+
+    def read(self, pid: int, address: int, size: int) -> bytes:
+        """What stands at `address` of a process or thread, at most `size` bytes; fewer where a page is not there.
+
+        Raises OSError: EFAULT, EPERM (no right to ptrace it), ESRCH.
+        """
+        self._remote[0], self._remote[1] = address, min(size, self.size)
+        got = int(_libc.process_vm_readv(pid, self._local, 1, self._remote, 1, 0))
+        _check(got, "process_vm_readv")
+        return bytes(self._view[:got])

@@ -18,6 +18,9 @@ int statx(int dir, const char *path, int flags, unsigned int mask, void *buffer)
 int fallocate(int fd, int mode, long offset, long length);
 int utimensat(int dir, const char *path, const void *times, int flags);
 int syncfs(int fd);
+int setns(int fd, int kind);
+long process_vm_readv(int pid, const void *local, unsigned long liovcnt, const void *remote, unsigned long riovcnt,
+    unsigned long flags);
 long syscall(long number, ...);
 """
 

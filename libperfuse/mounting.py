@@ -133,10 +133,10 @@ class Mounted(NamedTuple):
     path: bytes
 
 
-def _mounts() -> list[Mounted]:
-    """The mounts of our namespace, lowest first; no filesystem is asked. None where /proc is not there."""
+def _mounts(of: int | str = "self") -> list[Mounted]:
+    """The mounts of a process's namespace, lowest first; no filesystem is asked. None where /proc is not there."""
     try:
-        lines = Path("/proc/self/mountinfo").read_bytes().split(b"\n")
+        lines = Path(f"/proc/{of}/mountinfo").read_bytes().split(b"\n")
     except OSError:
         return []
     fields = [line.split(b" ") for line in lines if line]
@@ -146,9 +146,10 @@ def _mounts() -> list[Mounted]:
     ]
 
 
-def top_of(path: str) -> tuple[str, str]:
-    """Id and number of the uppermost mount on `path`, without touching it; empty where none is in our namespace."""
-    found = [(each.id, each.number) for each in _mounts() if each.path == os.fsencode(path)]
+def top_of(path: str, of: int | str = "self") -> tuple[str, str]:
+    """Id and number of the uppermost mount on `path`, without touching it, as process `of` sees it; empty where none is
+    in its namespace."""
+    found = [(each.id, each.number) for each in _mounts(of) if each.path == os.fsencode(path)]
     return found[-1] if found else ("", "")
 
 

@@ -50,7 +50,7 @@ def perfuse_open(path: str, flags: int = os.O_RDWR, mode: int = 0o600, *, privat
         raise
     if endpoint is Endpoint.DIRECT or not connection.getpeername():
         # A private daemon has no path to connect to again: only this connection reaches it (backing files).
-        _keep(fd, connection)
+        keep(fd, connection)
     else:
         connection.close()
     os.set_inheritable(fd, not flags & os.O_CLOEXEC)
@@ -62,7 +62,7 @@ def _program() -> str:
     return os.path.basename(sys.argv[0] if sys.argv else "python") or "python"
 
 
-def _keep(fd: int, connection: socket.socket) -> None:
+def keep(fd: int, connection: socket.socket) -> None:
     """Keep a device's control connection, and let go of those whose mount or descriptor is gone."""
     with _lock:
         for old, (was, kept) in list(_direct.items()):

@@ -18,6 +18,7 @@ from rich.text import Text
 
 from libperfuse.connection import PerfuseError, ask, connect
 from perfused import __version__
+from perfused.cli.executing import execute
 from perfused.cli.tracing import TraceView, follow
 from perfused.names import shown
 from wire.opcodes import Opcode
@@ -231,6 +232,9 @@ def probe(as_json: bool) -> None:
         name = errno.errorcode.get(bad.errno or 0, "")
         _fail(f"probe: {bad.strerror or bad}{f' ({name})' if name else ''}")
     print(json.dumps(found, indent=1)) if as_json else show(found, _console())
+
+
+main.add_command(execute)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,44 @@
+"""Which endpoint a program gets where nobody says: by what is known of it, and by what it is seen to be made of."""
+
+import os
+from typing import NamedTuple
+
+from wire.control import Endpoint
+
+
+class Choice(NamedTuple):
+    """An endpoint, and why."""
+
+    endpoint: Endpoint
+    reason: str
+
+
+#: Programs that read and write whole frames and end well when the device does: the faster endpoint does for them.
+WHOLE_FRAMES = {
+    "glusterfs": "its own client: readv and writev of whole frames; an end of file ends it as an unmount does",
+    "glusterfsd": "its own client: readv and writev of whole frames; an end of file ends it as an unmount does",
+}
+_LIBRARIES = ("libfuse3.so", "libfuse.so")
+
+
+def choose(pid: int, name: str) -> Choice:
+    """The endpoint for a process that has just opened the device: `name` is what it runs."""
+    if name in WHOLE_FRAMES:
+        return Choice(Endpoint.SOCKET, f"{name}: {WHOLE_FRAMES[name]}")
+    library = _library(pid)
+    if library:
+        return Choice(Endpoint.DEVICE, f"{library}: it may splice or clone, and takes an end of file for an error")
+    return Choice(Endpoint.DEVICE, "nothing is known of it: a device behaves as /dev/fuse does")
+
+
+def _library(pid: int) -> str:
+    """The FUSE library that a process has mapped; "" for none, or a program without shared libraries."""
+    try:
+        with open(f"/proc/{pid}/maps", errors="surrogateescape") as lines:
+            for line in lines:
+                name = os.path.basename(line.rstrip("\n").rpartition(" ")[2])
+                if name.startswith(_LIBRARIES):
+                    return name
+    except OSError:
+        pass
+    return ""

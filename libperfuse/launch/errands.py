@@ -1,0 +1,128 @@
+"""What envoys do: ask perfused for a device, mount one, unmount, open one again, register backing files.
+
+Each runs in a process of its own that ends with it; all may wait, and raise OSError with a sentence.
+"""
+
+import errno
+import os
+import socket
+from typing import NamedTuple
+
+from libperfuse import backing, mounting, perfuse
+from libperfuse.connection import PerfuseError, connect_or_start, exchange
+from libperfuse.handshake import await_verdict, hello, mount_frame
+from libperfuse.launch.books import At
+from libperfuse.launch.envoy import Outcome
+from libperfuse.launch.tracee import Place, resolve
+from wire.control import Endpoint
+
+_MNT_FORCE, _MNT_DETACH, _UMOUNT_NOFOLLOW = 1, 2, 8
+
+
+def open_device(endpoint: Endpoint, program: str, strict: bool) -> Outcome:
+    """A device: {"endpoint"}, its descriptor, and the connection where that has to be kept.
+
+    Unless `strict`, a daemon without the device endpoint is asked for a socket.
+    """
+    connection = connect_or_start()
+    try:
+        fd, given = hello(connection, endpoint, program)
+    except PerfuseError as bad:
+        if strict or endpoint is not Endpoint.DEVICE or bad.errno != errno.EOPNOTSUPP:
+            raise
+        connection = connect_or_start()
+        fd, given = hello(connection, Endpoint.SOCKET, program)
+    private = not connection.getpeername()
+    kept = () if given is Endpoint.SOCKET and not private else (connection.fileno(),)
+    # The caller sends them on; this process ends then, and with it what is not kept.
+    connection.detach()
+    return {"endpoint": int(given)}, (fd, *kept)
+
+
+class Wish(NamedTuple):
+    """The arguments of mount(2), the target from `directory` where that is not -1."""
+
+    source: bytes
+    target: bytes
+    fstype: bytes
+    flags: int
+    data: bytes
+    directory: int = -1
+
+
+def mount(where: Place, wish: Wish, device: int, connection: socket.socket | None) -> At:
+    """Mount a device; where it stands."""
+    target = resolve(where, wish.target, os.O_PATH | os.O_CLOEXEC, wish.directory)
+    path = os.readlink(f"/proc/self/fd/{target}")
+    frame = mount_frame(os.fsdecode(wish.source), path, os.fsdecode(wish.fstype), wish.flags, os.fsdecode(wish.data))
+    # A socket takes its own MOUNT; a descriptor of it is a duplicate that ends with this process.
+    to = connection if connection is not None and not _takes_mount(device) else socket.socket(fileno=os.dup(device))
+    exchange(to, frame, (target,))
+    await_verdict(to)
+    return At(path, mounting.top_of(path, where.tid))
+
+
+def _takes_mount(device: int) -> bool:
+    try:
+        perfuse.device_name(device)
+    except OSError:
+        return False
+    return True
+
+
+def unmount(where: Place, path: bytes, flags: int, ours: list[At]) -> Outcome:
+    """What umount2(2) of a path is to answer: {"mine": False} where it is not ours to say, else {"mine": True}.
+
+    Root unmounts for itself. For a mount of ours that is gone already it is {"gone": True}: a program on a socket
+    cannot know that it is, and below it there may be another mount.
+    """
+    parent, name = os.path.split(path.rstrip(b"/") or b"/")
+    flagged = os.O_PATH | os.O_CLOEXEC
+    if name in (b"", b".", b"..") or (not flags & _UMOUNT_NOFOLLOW and _is_link(where, path)):
+        target = os.readlink(f"/proc/self/fd/{resolve(where, path, flagged)}")
+    else:
+        target = os.path.join(
+            os.readlink(f"/proc/self/fd/{resolve(where, parent or b'.', flagged)}"), os.fsdecode(name)
+        )
+    mine = [each for each in ours if each.path == target]
+    if not mine:
+        return {"mine": False}, ()
+    top = mounting.top_of(target, where.tid)
+    if not any(each.identity == top for each in mine):
+        return {"gone": True, "path": target}, ()
+    if os.geteuid() == 0:
+        return {"mine": False}, ()
+    perfuse.perfuse_unmount(target, lazy=bool(flags & _MNT_DETACH), force=bool(flags & _MNT_FORCE))
+    return {"mine": True}, ()
+
+
+def _is_link(where: Place, path: bytes) -> bool:
+    """Whether the last part of a path is a symbolic link; a mount point never is one, and is not touched."""
+    fd = resolve(where, os.path.dirname(path) or b".", os.O_PATH | os.O_CLOEXEC)
+    try:
+        os.readlink(os.path.basename(path), dir_fd=fd)
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+    return True
+
+
+def open_again(device: int) -> Outcome:
+    """Another open file of the same device file: its requests come to both, which is what CLONE is for."""
+    return {}, (os.open(f"/proc/self/fd/{device}", os.O_RDWR | os.O_CLOEXEC),)
+
+
+def backing_open(device: int, file: int, connection: socket.socket | None) -> Outcome:
+    """Register the file that the program holds open: {"id"}."""
+    if connection is not None:
+        perfuse.keep(device, connection)
+    return {"id": backing.backing_open(device, file)}, ()
+
+
+def backing_close(device: int, identity: int, connection: socket.socket | None) -> Outcome:
+    """Give an id back."""
+    if connection is not None:
+        perfuse.keep(device, connection)
+    backing.backing_close(device, identity)
+    return {}, ()
