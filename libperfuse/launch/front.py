@@ -247,11 +247,15 @@ def _serve(
 
 
 def _reap(pid: int, front: socket.socket, tracer: Tracer, flags: int = os.WNOHANG) -> None:
-    """Take the status of whatever has ended; the program's goes to `front`, and we are in the background afterwards."""
+    """Take the status of whatever has ended; the program's goes to `front`, and we are in the background afterwards, or
+    end where nobody else is left."""
+    last = False
     while True:
         try:
-            found, status = os.waitpid(-1, flags)
+            found, status = os.waitpid(-1, 0 if last else flags)
         except ChildProcessError:
+            if last:
+                os._exit(0)
             return
         if not found:
             return
@@ -259,9 +263,8 @@ def _reap(pid: int, front: socket.socket, tracer: Tracer, flags: int = os.WNOHAN
             last = tracer.deserted()
             with contextlib.suppress(OSError):
                 front.send(_ENDED.pack(status, pid, last))
-            if last:
-                os._exit(0)
-            _to_background()
+            if not last:
+                _to_background()
 
 
 def _to_background() -> None:
