@@ -3,12 +3,13 @@
 What is needed beside them (the daemon, the namespace, the watchdog) is that of tests/kernel.
 """
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from perfused.cli.control import main as perfusectl
+from perfused.cli.control import COMMANDS
 from tests.clients.harness import VIA, Case, Program, lacking
 from tests.kernel.conftest import (  # noqa: F401  fixtures and a hook of these tests, too
     Daemon,
@@ -36,7 +37,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             continue
         marker = item.get_closest_marker("client")
         reason = here or (lacking(marker.args[0]) if marker else "")
-        if VIA != "plain" and "exec" not in perfusectl.commands:
+        if VIA != "plain" and "exec" not in COMMANDS:
             reason = "perfusectl has no exec: PERFUSE_CLIENTS_VIA=plain runs the programs without"
         if reason:
             item.add_marker(pytest.mark.skip(reason=reason))
@@ -57,7 +58,9 @@ def case(
 ) -> Iterator[Case]:
     """The program of the test's client(), not yet started, with a daemon of its own."""
     program: Program = request.node.get_closest_marker("client").args[0]
-    tmp_path.chmod(0o755)
+    for each in (tmp_path, *tmp_path.parents):
+        if each.stat().st_uid == os.geteuid() and not each.stat().st_mode & 0o001:
+            each.chmod(each.stat().st_mode | 0o011)  # some programs become a user of their own
     place = tmp_path / "case"
     place.mkdir()
     made = Case(program, endpoint, place, None if VIA == "plain" else daemons())

@@ -168,11 +168,11 @@ class Case:
 
     # ---- what is no FUSE program
 
-    def call(self, *command: Argument, status: int = 0, **more: Any) -> str:
+    def call(self, *command: Argument, status: int = 0, text: bool = True, **more: Any) -> Any:
         """Run a command as it is, mkfs or one that uses the mount, and return what it prints; it has `status`."""
         done = subprocess.run(
             [str(word) for word in command],
-            env=self.environment, capture_output=True, text=True, timeout=SOON, check=False, **more,
+            env=self.environment, capture_output=True, text=text, timeout=SOON, check=False, **more,
         )  # fmt: skip
         assert done.returncode == status, f"{command[0]}: exit code {done.returncode}\n{done.stdout}{done.stderr}"
         return done.stdout
@@ -293,6 +293,10 @@ class Case:
         self.unmount(target)
         self.ended(program, status)
 
+    def gone(self) -> None:
+        """Wait for the processes of a program that has become a daemon."""
+        eventually(lambda: not self._left(), f"the daemon of {self.program.name} has ended", SOON)
+
     # ---- its end
 
     def _expire(self) -> None:
@@ -306,10 +310,9 @@ class Case:
         abort(connections(self.place))
 
     def _left(self) -> list[int]:
-        """Processes of the case, services and the daemon's apart."""
-        for each in [*self._programs, *self._services]:
-            each.poll()
-        return marked(str(self.place))
+        """Processes of the case, apart from services that go on."""
+        services = {each.pid for each in self._services if each.poll() is None}
+        return [pid for pid in marked(str(self.place)) if pid not in services]
 
     def _connections_left(self) -> set[str]:
         """Connections of this case that are still there."""
@@ -321,6 +324,10 @@ class Case:
         for service in reversed(self._services):
             if service.poll() is None:
                 service.terminate()
+                try:
+                    service.wait(timeout=3)
+                except subprocess.TimeoutExpired:
+                    service.kill()
         wrong = []
         try:
             mounts = fuse_mounts(self.place)
