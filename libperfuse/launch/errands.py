@@ -11,7 +11,7 @@ from typing import NamedTuple
 from libperfuse import backing, mounting, perfuse
 from libperfuse.connection import PerfuseError, connect_or_start, exchange
 from libperfuse.handshake import await_verdict, hello, mount_frame
-from libperfuse.launch.books import At
+from libperfuse.launch.books import At, key_of
 from libperfuse.launch.envoy import Outcome
 from libperfuse.launch.tracee import Place, resolve
 from wire.control import Endpoint
@@ -56,18 +56,16 @@ def mount(where: Place, wish: Wish, device: int, connection: socket.socket | Non
     path = os.readlink(f"/proc/self/fd/{target}")
     frame = mount_frame(os.fsdecode(wish.source), path, os.fsdecode(wish.fstype), wish.flags, os.fsdecode(wish.data))
     # A socket takes its own MOUNT; a descriptor of it is a duplicate that ends with this process.
-    to = connection if connection is not None and not _takes_mount(device) else socket.socket(fileno=os.dup(device))
+    found = key_of(device)
+    if found is not None and found.kind == "socket":
+        to = socket.socket(fileno=os.dup(device))
+    elif connection is not None:
+        to = connection
+    else:
+        raise PerfuseError(errno.ENOTSOCK, "the device's connection to perfused is gone")
     exchange(to, frame, (target,))
     await_verdict(to)
     return At(path, mounting.top_of(path, where.tid))
-
-
-def _takes_mount(device: int) -> bool:
-    try:
-        perfuse.device_name(device)
-    except OSError:
-        return False
-    return True
 
 
 def unmount(where: Place, path: bytes, flags: int, ours: list[At]) -> Outcome:
