@@ -239,10 +239,18 @@ def watch(comm: socket.socket, mounted: dict[str, object]) -> None:
             pass
     except OSError:
         pass
-    same = ("number", "since", "minor")
-    if any(all(each[key] == mounted[key] for key in same) for each in mounts()):
-        with connect() as connection:
-            ask(connection, {"op": "umount", "number": mounted["number"], "lazy": True})
+    if stands(mounted):
+        try:
+            with connect() as connection:
+                ask(connection, {"op": "umount", "number": mounted["number"], "lazy": True})
+        except PerfuseError:
+            if stands(mounted):
+                raise
+
+
+def stands(mounted: dict[str, object]) -> bool:
+    """Whether a mount is still there: that very one, whatever has come to its path or number since."""
+    return any(all(each[key] == mounted[key] for key in ("number", "since", "minor")) for each in mounts())
 
 
 def unmount(target: str, lazy: bool) -> None:
