@@ -1,4 +1,4 @@
-"""The examples of libfuse 3, as Debian ships them, but the one for /dev/cuse: what each is an example of is seen to work."""
+"""The examples of libfuse 3, as Debian ships them, but for /dev/cuse: what each is an example of is seen to work."""
 
 import fcntl
 import os

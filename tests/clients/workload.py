@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.kernel.conftest import eventually
+
 #: bytes of the file that dd writes
 BIG = 16 << 20
 
@@ -100,6 +102,26 @@ def tree(root: Path, without: Container[str] = ()) -> None:
         (top / "sub").rmdir()
     assert caught.value.errno == errno.ENOTEMPTY
     b.unlink()
-    (top / "sub").rmdir()
-    top.rmdir()
+    _emptied(top / "sub")
+    _emptied(top)
     assert not top.exists()
+
+
+def _emptied(directory: Path) -> None:
+    """rmdir(2), as soon as it can be: libfuse keeps a file that is still open as .fuse_hidden until RELEASE comes.
+
+    Nobody waits for RELEASE when a file is closed, so it may come after the file's UNLINK.
+    """
+
+    def removed() -> bool:
+        try:
+            directory.rmdir()
+        except OSError as bad:
+            if bad.errno != errno.ENOTEMPTY or not all(
+                name.startswith(".fuse_hidden") for name in os.listdir(directory)
+            ):
+                raise
+            return False
+        return True
+
+    eventually(removed, f"{directory} is empty")
