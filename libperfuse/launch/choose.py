@@ -13,18 +13,16 @@ class Choice(NamedTuple):
     reason: str
 
 
-#: Programs that read and write whole frames and end well when the device does: the faster endpoint does for them.
-WHOLE_FRAMES = {
-    "glusterfs": "its own client: readv and writev of whole frames; an end of file ends it as an unmount does",
-    "glusterfsd": "its own client: readv and writev of whole frames; an end of file ends it as an unmount does",
-}
+#: Programs of which one process mounts while another already waits for requests. On a socket that other one, as often as
+#: not, takes the verdict that the first waits for: the mount fails, and the verdict is read as a request.
+READS_WHILE_MOUNTING = frozenset({"glusterfs", "glusterfsd"})
 _LIBRARIES = ("libfuse3.so", "libfuse.so")
 
 
 def choose(pid: int, name: str) -> Choice:
     """The endpoint for a process that has just opened the device: `name` is what it runs."""
-    if name in WHOLE_FRAMES:
-        return Choice(Endpoint.SOCKET, f"{name}: {WHOLE_FRAMES[name]}")
+    if name in READS_WHILE_MOUNTING:
+        return Choice(Endpoint.DEVICE, f"{name}: one of its processes reads while another mounts")
     library = _library(pid)
     if library:
         return Choice(Endpoint.DEVICE, f"{library}: it may splice or clone, and takes an end of file for an error")
