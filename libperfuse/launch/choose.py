@@ -13,8 +13,8 @@ class Choice(NamedTuple):
     reason: str
 
 
-#: Programs of which one process mounts while another already waits for requests. On a socket that other one, as often as
-#: not, takes the verdict that the first waits for: the mount fails, and the verdict is read as a request.
+#: Programs of which one process mounts while another already waits for requests. On a socket that other one takes, half
+#: the time, the verdict that the first waits for: the mount fails, and the verdict is read as a request.
 READS_WHILE_MOUNTING = frozenset({"glusterfs", "glusterfsd"})
 _LIBRARIES = ("libfuse3.so", "libfuse.so")
 
