@@ -129,6 +129,8 @@ def _link(device: int) -> tuple[_Link, bool]:
     for each in [number for number, old in _links.items() if not _stands(number, old)]:
         _forget(each)
     kept = perfuse.kept_connection(device)
+    if kept is not None and kept.getpeername():
+        kept = None  # kept beside a device file, and good for its mount alone
     connection = kept or connect()
     try:
         ask(connection, {"op": "backing", "device": name[1:].decode()})

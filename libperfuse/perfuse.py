@@ -9,8 +9,10 @@ import re
 import select
 import socket
 import stat
+import struct
 import sys
 import threading
+from typing import NamedTuple
 
 from libperfuse import libc
 from libperfuse.connection import PerfuseError, ask, connect, connect_or_start, exchange, start_private
@@ -21,6 +23,9 @@ from wire.control import Endpoint
 DEVICE = "/dev/fuse"
 ENDPOINTS = {"any": Endpoint.ANY, "socket": Endpoint.SOCKET, "device": Endpoint.DEVICE, "direct": Endpoint.DIRECT}
 _RDEV = os.makedev(10, 229)
+_AT_STATX_DONT_SYNC, _STATX_TYPE_INO = 0x4000, 0x101
+#: what the daemon numbers the file that is a device (perfused.device_file)
+_DEVICE_INO = 2
 _FSTYPE = re.compile(r"(fuse|fuseblk)(\..*)?\Z|perfuse\|", re.DOTALL)
 _FD = re.compile(r"(?:^|,)fd=(\d{1,9})(?=,|\Z)")
 
@@ -48,8 +53,9 @@ def perfuse_open(path: str, flags: int = os.O_RDWR, mode: int = 0o600, *, privat
     except BaseException:
         connection.close()
         raise
-    if endpoint is Endpoint.DIRECT or not connection.getpeername():
-        # A private daemon has no path to connect to again: only this connection reaches it (backing files).
+    if endpoint is not Endpoint.SOCKET or not connection.getpeername():
+        # What is no socket is mounted on the connection; and a private daemon has no path to connect to again: only
+        # this connection reaches it (backing files).
         keep(fd, connection)
     else:
         connection.close()
@@ -86,8 +92,26 @@ def _hung_up(connection: socket.socket) -> bool:
 
 
 def _identity(fd: int) -> tuple[int, int, int]:
-    found = os.fstat(fd)
-    return found.st_dev, found.st_ino, found.st_rdev
+    found = _facts(fd)
+    return found.dev, found.ino, found.rdev
+
+
+class _Facts(NamedTuple):
+    """What a descriptor is of, as in struct stat."""
+
+    dev: int
+    ino: int
+    rdev: int
+    mode: int
+
+
+def _facts(fd: int) -> _Facts:
+    """What the kernel knows by itself: whoever serves a file is not asked, and so not waited for."""
+    found = libc.statx(fd, _STATX_TYPE_INO, _AT_STATX_DONT_SYNC)
+    (mode,) = struct.unpack_from("=H", found, 0x1C)
+    (ino,) = struct.unpack_from("=Q", found, 0x20)
+    numbers = struct.unpack_from("=4I", found, 0x80)
+    return _Facts(os.makedev(*numbers[2:]), ino, os.makedev(*numbers[:2]), mode)
 
 
 def perfuse_mount(source: str, target: str, fstype: str = "fuse", flags: int = 0, data: str = "") -> None:
@@ -121,14 +145,22 @@ def perfuse_mount(source: str, target: str, fstype: str = "fuse", flags: int = 0
 
 def _control_of(fd: int) -> tuple[socket.socket | None, bool]:
     """The socket that takes a device's mount frame, and whether the caller closes it; None for a real /dev/fuse."""
-    if is_kernels(fd):
-        return kept_connection(fd), False
-    device_name(fd)
-    return socket.socket(fileno=os.dup(fd)), True
+    kernels = is_kernels(fd)
+    if stat.S_ISSOCK(_facts(fd).mode):
+        device_name(fd)
+        return socket.socket(fileno=os.dup(fd)), True
+    kept = kept_connection(fd)
+    if kept is None and not kernels:
+        raise PerfuseError(errno.ENOTSOCK, f"fd={fd} is no device of perfused's, nor /dev/fuse")
+    return kept, False
 
 
 def device_name(fd: int) -> bytes:
-    """The name that the daemon gave its end of a socket device. Raises PerfuseError EINVAL for any other socket."""
+    """The name of a device: of the daemon's end of a socket, "\\0MAJOR:MINOR" of a file. Raises PerfuseError EINVAL
+    for a socket that is no device."""
+    found = _facts(fd)
+    if _may_be_device(found):
+        return b"\0%d:%d" % (os.major(found.dev), os.minor(found.dev))
     with socket.socket(fileno=os.dup(fd)) as sock:
         try:
             name = sock.getpeername() if sock.family == socket.AF_UNIX else b""
@@ -139,12 +171,18 @@ def device_name(fd: int) -> bytes:
     return name
 
 
+def _may_be_device(found: _Facts) -> bool:
+    """Whether a file may be a device: which one, and whether it is, the daemon knows."""
+    return found.mode == stat.S_IFREG | 0o666 and not os.major(found.dev) and found.ino == _DEVICE_INO
+
+
 def is_kernels(fd: int) -> bool:
-    """Whether a descriptor is of /dev/fuse itself. Raises PerfuseError ENOTSOCK where it is no socket either."""
-    found = os.fstat(fd)
-    if stat.S_ISCHR(found.st_mode) and found.st_rdev == _RDEV:
+    """Whether a descriptor is of /dev/fuse itself. Raises PerfuseError ENOTSOCK where it is no socket, nor a file that
+    could be a device."""
+    found = _facts(fd)
+    if stat.S_ISCHR(found.mode) and found.rdev == _RDEV:
         return True
-    if not stat.S_ISSOCK(found.st_mode):
+    if not stat.S_ISSOCK(found.mode) and not _may_be_device(found):
         raise PerfuseError(errno.ENOTSOCK, f"fd={fd} is no device of perfused's, nor /dev/fuse")
     return False
 

@@ -184,7 +184,7 @@ def _backing(daemon: Daemon, peer: Peer, body: dict[str, Any]) -> None:
     device = b"\0" + name.encode(errors="replace") if isinstance(name, str) else b""
     found = [each for each in daemon.mounted.values() if each.up and each.device and each.device == device]
     if not found:
-        raise Refusal(errno.ENOENT, f"device is {_shown(name)}: no mount of this perfused on a socket endpoint")
+        raise Refusal(errno.ENOENT, f"device is {_shown(name)}: no device of a mount of this perfused")
     made = found[0]
     if peer.client.uid not in (0, made.client.uid):
         raise Refusal(errno.EPERM, f"{made.target}: the mount is another user's")

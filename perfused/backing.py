@@ -49,7 +49,7 @@ class Job(NamedTuple):
 
     policy: Policy
     client: Client
-    #: the name of the daemon's end of its device
+    #: the name of the daemon's end of its device, "\\0MAJOR:MINOR" for a file
     device: bytes
     connection: socket.socket
     #: the client's mount namespace where it is not ours; -1 otherwise
@@ -199,8 +199,11 @@ class Registrar:
         return {"backing_id": self._open(fds[1])} if wanted == 2 else self._close(message.body.get("backing_id"))
 
     def _check_device(self, fd: int) -> None:
-        """Who holds the other end of the socket that our daemon made for this mount is its filesystem."""
-        if not stat.S_ISSOCK(os.fstat(fd).st_mode):  # socket() would refuse the duplicate, and leave it open
+        """Who holds the other end of the socket, or the file, that our daemon made for this mount is its filesystem."""
+        found = libc.facts(fd)
+        if stat.S_ISREG(found.mode) and self.job.device == b"\0%d:%d" % (found.major, found.minor):
+            return
+        if not stat.S_ISSOCK(found.mode):  # socket() would refuse the duplicate, and leave it open
             raise MountError(errno.EPERM, "the first descriptor is not the device of this mount")
         try:
             with socket.socket(fileno=os.dup(fd)) as sock:

@@ -3,6 +3,7 @@
 Nothing a client does may make the daemon wait. Never here: what their frames say (`listener`), and mounting.
 """
 
+import contextlib
 import os
 import resource
 import socket
@@ -26,6 +27,14 @@ LINES = 10
 SILENCE = 30.0
 
 
+def _drain(sock: socket.socket) -> None:
+    """Read what a socket still holds: closed over it, the client would see a reset before what it was told last."""
+    sock.setblocking(False)
+    with contextlib.suppress(OSError):
+        while sock.recv(1):
+            pass
+
+
 class Clients:
     """The peers. `fork(keep, child)` runs a child that keeps only those descriptors; `mounts()` counts mounts."""
 
@@ -39,6 +48,8 @@ class Clients:
         self.closers: dict[int, int] = {}
         #: processes that answer a client in the daemon's place, and for which mount's number
         self.registrars: dict[int, int] = {}
+        #: those whose WELCOME is being prepared
+        self.pending: set[Peer] = set()
         self.stopping = False
         self._fork = fork
         self._mounts = mounts
@@ -118,7 +129,7 @@ class Clients:
             peer.close()
             return
         try:
-            self._give(peer, set(), self.closers, peer.client.uid, lambda: None)
+            self._give(peer, set(), self.closers, peer.client.uid, partial(_drain, peer.sock))
         except OSError as bad:
             LOGGER.error("a socket of uid %d cannot be closed now: %s", peer.client.uid, bad.strerror)
             if peer.sock.fileno() >= 0:
@@ -152,14 +163,16 @@ class Clients:
 
     def opens(self, uid: int) -> int:
         """Devices that a user holds and has not mounted."""
-        return sum(1 for peer in self.peers.values() if peer.device and peer.client.uid == uid)
+        held = [peer for peer in self.peers.values() if peer.device]
+        return sum(1 for peer in (*held, *self.pending) if peer.client.uid == uid)
 
     def expected(self) -> bool:
         """Whether a client holds a device that it may still mount, or has not asked for one yet."""
-        return any(peer.device or not peer.greeted for peer in self.peers.values())
+        return bool(self.pending) or any(peer.device or not peer.greeted for peer in self.peers.values())
 
     def end(self) -> None:
         """Take no more clients, and let go of those that have not mounted."""
         self.stopping = True
-        for peer in list(self.peers.values()):
+        for peer in (*self.peers.values(), *self.pending):
             self.dismiss(peer)
+        self.pending.clear()

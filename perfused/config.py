@@ -31,6 +31,9 @@ LIMITS: dict[str, tuple[float, float]] = {
 }
 
 
+ENDPOINTS = ("socket", "device", "direct")
+
+
 class ConfigError(Exception):
     """A setting that cannot be used; the message names file, key and reason."""
 
@@ -200,8 +203,11 @@ _KINDS = {str: "a string", int: "a whole number", float: "a number", bool: "true
 
 
 def _cross_check(config: Config, where: str) -> None:
-    if config.daemon.endpoint not in ("socket", "direct"):
-        raise ConfigError(f"{where}: daemon.endpoint: must be socket or direct, not {config.daemon.endpoint!r}")
+    if config.daemon.endpoint not in ENDPOINTS:
+        raise ConfigError(
+            f"{where}: daemon.endpoint: must be {', '.join(ENDPOINTS[:-1])} or {ENDPOINTS[-1]}, "
+            f"not {config.daemon.endpoint!r}"
+        )
     try:
         pwd.getpwnam(config.daemon.worker_user)
     except (KeyError, ValueError):

@@ -12,7 +12,7 @@ import socket
 import stat
 import struct
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from perfused import channel, kernel, log, namespaces
 from perfused.config import Config
@@ -41,6 +41,13 @@ class Opened(NamedTuple):
     endpoint: Endpoint
 
 
+class Closable(Protocol):
+    """What a peer lets go of with itself."""
+
+    def close(self) -> None:
+        """Let go."""
+
+
 class Peer:
     """One connection, and after HELLO one device, with the credentials of connect(2)."""
 
@@ -58,6 +65,8 @@ class Peer:
         self.carries = True
         self.endpoint = Endpoint.ANY
         self.direct_device = -1
+        #: the process that serves its device, where that is a file
+        self.opening: Closable | None = None
         self.name = ""
         self.faults = 0
         self.private = private
@@ -68,6 +77,8 @@ class Peer:
 
     def close(self) -> None:
         """Let go of everything."""
+        if self.opening is not None:
+            self.opening.close()
         self.sock.close()
         for fd in (self.namespace, self.direct_device):
             if fd >= 0:
@@ -161,7 +172,8 @@ def bind(path: str, mode: int) -> socket.socket:
 
 
 class Listener:
-    """Turns packets into calls: `mount(peer, frame, target)` and `ask(peer, request)`, both the supervisor's."""
+    """Turns packets into calls: `mount(peer, frame, target)`, `ask(peer, request)`, and `open_device(peer)` for a
+    device that is a file, which answers HELLO itself; all the supervisor's."""
 
     def __init__(
         self,
@@ -169,11 +181,13 @@ class Listener:
         count_opens: Callable[[int], int],
         mount: Callable[[Peer, Mount, bool], None],
         ask: Callable[[Peer, Request], None],
+        open_device: Callable[[Peer], None],
     ) -> None:
         self._config = config
         self._count_opens = count_opens
         self._mount = mount
         self._ask = ask
+        self._open_device = open_device
         self._fault_lines = log.Limiter(FAULT_LINES)
 
     def accept(self, sock: socket.socket) -> Peer | None:
@@ -262,6 +276,10 @@ class Listener:
             sentence = f"uid {client.uid} holds {config.policy.opens_per_user} devices that it has not mounted"
             peer.say(control.build_welcome(-errno.EMFILE, endpoint, 0, sentence))
             return None
+        if endpoint is Endpoint.DEVICE:
+            peer.endpoint, peer.name = endpoint, name
+            self._open_device(peer)
+            return peer
         try:
             opened, given = self._open(peer, endpoint)
         except OSError as bad:
@@ -299,7 +317,5 @@ class Listener:
             except OSError:
                 os.close(mine)
                 raise
-        if endpoint is Endpoint.DEVICE:
-            raise MountError(errno.EOPNOTSUPP, "endpoint device is not offered by this daemon: socket and direct are")
         ours, theirs = device_pair(self._frame_size())
         return Opened(ours, -1, endpoint), theirs.detach()

@@ -3,6 +3,7 @@
 import socket
 import time
 from dataclasses import dataclass, field
+from typing import Any
 
 from perfused.listener import Peer
 from perfused.policy import Client
@@ -24,8 +25,12 @@ class Mounted:
     peer: Peer | None
     #: the number of its mount namespace, 0 for ours
     namespace_number: int
-    #: the name of the daemon's end of a socket device; b"" for others
+    #: the name of the daemon's end of a socket device, "\\0MAJOR:MINOR" of a device file; b"" for others
     device: bytes = b""
+    #: the process of a device endpoint, from before the mount
+    opening: Any = None
+    #: its end has been dealt with, before that of its worker
+    over: bool = False
     #: set once the worker is there
     number: int = 0
     pid: int = 0

@@ -7,6 +7,7 @@ import struct
 from typing import NamedTuple
 
 from wire import codec
+from wire.control import Endpoint
 from wire.errors import WireError
 from wire.flags import INIT_POLICY, InitFlag, Verdict
 from wire.opcodes import Opcode
@@ -49,14 +50,15 @@ class Terms(NamedTuple):
     time_gran: int
 
 
-def refused_bits(config_refused: int = 0, helped: bool = False) -> int:
-    """INIT bits a socket endpoint does not offer: wire's policy table and the configuration's.
+def refused_bits(config_refused: int = 0, helped: bool = False, endpoint: Endpoint = Endpoint.SOCKET) -> int:
+    """INIT bits an endpoint, socket or device, does not offer: wire's policy table and the configuration's.
 
-    `helped`: the daemon makes the calls that a filesystem cannot make on a socket (Verdict.DAEMON).
+    `helped`: the daemon makes the calls that a filesystem cannot make without /dev/fuse itself (Verdict.DAEMON).
     """
     bits = int(config_refused)
     for flag, policy in INIT_POLICY.items():
-        if policy.socket is Verdict.REFUSED or (policy.socket is Verdict.DAEMON and not helped):
+        verdict = policy.device if endpoint is Endpoint.DEVICE else policy.socket
+        if verdict is Verdict.REFUSED or (verdict is Verdict.DAEMON and not helped):
             bits |= int(flag)
     return bits & ~int(InitFlag.INIT_EXT)
 

@@ -8,6 +8,7 @@ import fcntl
 import os
 import pwd
 import socket
+from contextlib import ExitStack
 from typing import NamedTuple
 
 from perfused import channel, kernel, libc, policy
@@ -15,7 +16,9 @@ from perfused.config import Config
 from perfused.kernel import MountError, MountInfo
 from perfused.log import LOGGER
 from perfused.policy import Client
+from wire import control
 from wire.control import Endpoint, Mount
+from wire.errors import WireError
 
 
 class Job(NamedTuple):
@@ -39,43 +42,65 @@ class Job(NamedTuple):
     trace: bool
 
 
-def perform(job: Job) -> tuple[int, MountInfo]:
-    """Decide and mount: (the kernel's descriptor, what stands in mountinfo). Raises MountError."""
-    request, client = job.request, job.client
-    # First of all, so that the packet does not stay on a device that is given back.
-    target = _take_target(job.device_socket) if job.pinned else -1
-    wanted = policy.read_options(request.fstype, request.data, request.flags)
-    device = job.direct_device if job.direct_device >= 0 else kernel.open_device()
-    proc = os.open("/proc", os.O_PATH | os.O_CLOEXEC)
-    if not job.pinned:
-        if job.namespace >= 0:
-            libc.setns(job.namespace, libc.CLONE_NEWNS)
-        target = _open_target(request.target, client)
-    policy.allow(job.config.policy, client, wanted, target, request.flags, job.mine)
-    options = policy.settle_options(client, wanted, target, request.source, request.flags)
-    context, mounted = kernel.mount(device, options)
-    if job.namespace >= 0 and job.pinned:
-        try:
-            libc.setns(job.namespace, libc.CLONE_NEWNS)
-        except OSError as bad:
-            raise MountError(bad.errno, f"the client's mount namespace cannot be entered: {bad.strerror}") from None
-    where = kernel.attach(device, options, context, mounted, target, proc)
-    os.close(target)
-    os.close(proc)
-    return device, where
+def perform(job: Job, pinned: int = -1) -> tuple[int, MountInfo]:
+    """Decide and mount: (the kernel's descriptor, what stands in mountinfo). Raises MountError, OSError of the target.
 
-
-def _take_target(sock: socket.socket) -> int:
-    """The descriptor beside the MOUNT frame that the daemon has only looked at.
-
-    Taken here, because letting go of a client's descriptor may wait for whatever it is of.
+    `pinned` is the descriptor of the target, where it has been taken already. Nothing is left open after a failure, but
+    the process may be in the client's mount namespace by then.
     """
-    _, fds = channel.receive_packet(sock, socket.MSG_DONTWAIT)
-    if not fds:
-        raise MountError(errno.EBADMSG, "MOUNT came without a descriptor of the target")
-    if not fcntl.fcntl(fds[0], fcntl.F_GETFL) & os.O_PATH:
-        raise MountError(errno.EBADMSG, "the descriptor of the target must be opened with O_PATH")
-    return fds[0]
+    request, client = job.request, job.client
+    with ExitStack() as undo:
+
+        def keep(fd: int) -> int:
+            undo.callback(os.close, fd)
+            return fd
+
+        # First of all, so that the packet does not stay on a device that is given back.
+        target = keep(take_mount(job.device_socket)[1] if job.pinned and pinned < 0 else pinned) if job.pinned else -1
+        wanted = policy.read_options(request.fstype, request.data, request.flags)
+        device = job.direct_device if job.direct_device >= 0 else keep(kernel.open_device())
+        proc = keep(os.open("/proc", os.O_PATH | os.O_CLOEXEC))
+        if not job.pinned:
+            if job.namespace >= 0:
+                libc.setns(job.namespace, libc.CLONE_NEWNS)
+            target = keep(_open_target(request.target, client))
+        policy.allow(job.config.policy, client, wanted, target, request.flags, job.mine)
+        options = policy.settle_options(client, wanted, target, request.source, request.flags)
+        context, mounted = kernel.mount(device, options)
+        if job.namespace >= 0 and job.pinned:
+            try:
+                libc.setns(job.namespace, libc.CLONE_NEWNS)
+            except OSError as bad:
+                for fd in (context, mounted):
+                    if fd >= 0:
+                        os.close(fd)
+                raise MountError(bad.errno, f"the client's mount namespace cannot be entered: {bad.strerror}") from None
+        where = kernel.attach(device, options, context, mounted, target, proc)
+        undo.pop_all()
+        os.close(target)
+        os.close(proc)
+        return device, where
+
+
+def take_mount(sock: socket.socket) -> tuple[Mount, int]:
+    """The MOUNT frame that the daemon has only looked at, and the descriptor of the target beside it.
+
+    Taken here, because letting go of a client's descriptor may wait for whatever it is of. Raises MountError EBADMSG.
+    """
+    packet, fds = channel.receive_packet(sock, socket.MSG_DONTWAIT)
+    try:
+        message = control.parse(packet)
+        if not isinstance(message, Mount) or not fds:
+            raise MountError(errno.EBADMSG, "MOUNT came without a descriptor of the target")
+        if not fcntl.fcntl(fds[0], fcntl.F_GETFL) & os.O_PATH:
+            raise MountError(errno.EBADMSG, "the descriptor of the target must be opened with O_PATH")
+    except (MountError, WireError) as bad:
+        for each in fds:
+            os.close(each)
+        raise bad if isinstance(bad, MountError) else MountError(errno.EBADMSG, str(bad)) from None
+    for each in fds[1:]:
+        os.close(each)
+    return message, fds[0]
 
 
 def _open_target(path: bytes, client: Client) -> int:

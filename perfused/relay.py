@@ -14,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
+from perfused.device_file import DeviceFile
 from perfused.engine import Engine
 from perfused.negotiate import OUT_HEADER
 from perfused.states import HEAD, OPCODE, OUT, SIZE, SLOTS, UNIQUE, Buffer
@@ -33,20 +34,26 @@ NOTICE_WAIT = 5.0
 TOO_LARGE = "does not fit the device"
 NO_MEMORY = "could not be passed on: the kernel has no memory for it"
 CLOSED = "the filesystem closed its device"
+UNMOUNTED = "unmounted"
+ABORTED = "connection aborted"
 _LAST = SLOTS - 1
 
 
 class Relay:
-    """Moves frames between the kernel's descriptor and a filesystem's socket for one engine.
+    """Moves frames between the kernel's descriptor and a filesystem's socket, or device file, for one engine.
 
     `ended(reason)` is called once, from whichever thread sees the end first; it must not block.
     """
 
-    def __init__(self, engine: Engine, device: int, sock: socket.socket, ended: Callable[[str], None]) -> None:
+    def __init__(
+        self, engine: Engine, device: int, sock: socket.socket | DeviceFile, ended: Callable[[str], None]
+    ) -> None:
         self.engine = engine
         self.device = device
         self.sock = sock
         self._ended = ended
+        #: tells the writer of a reply what became of it, where that can be told
+        self._tell = sock.refused if isinstance(sock, DeviceFile) else None
         self._once = threading.Lock()
         self._notices: deque[bytes] | None = None
         self._notices_moved = threading.Condition()
@@ -138,7 +145,7 @@ class Relay:
 
     def _filesystem_to_kernel(self) -> str:
         engine = self.engine
-        device, target = self.device, self._from_filesystem
+        device, target, tell = self.device, self._from_filesystem, self._tell
         view = memoryview(target)
         receive, unpack, write = self.sock.recv_into, OUT.unpack_from, os.write
         take, hooks, expected = engine.inflight.pop, engine.on_reply, engine.expected
@@ -151,9 +158,11 @@ class Relay:
                     continue
                 return _filesystem_gone(bad)
             if size < OUT_HEADER:
-                if not size and _hung_up(self.sock):
+                if not size and isinstance(self.sock, socket.socket) and _hung_up(self.sock):
                     return CLOSED
                 self._hand(engine.reply(None, 0, 0, 0, view[:size], size))
+                if tell:
+                    tell(errno.EINVAL)
                 continue
             length, error, unique = unpack(target)
             head = take(unique, None)
@@ -169,7 +178,10 @@ class Relay:
                     except OSError as bad:
                         self._refused(frame, bad.errno or 0, opcode)
                     continue
+            faults = engine.counters.faults() if tell else 0
             answer = engine.reply(head, length, error, unique, frame, size)
+            if tell and engine.counters.faults() != faults:
+                tell(errno.ENOENT if head is None and unique and length == size else errno.EINVAL)
             if answer is not None:
                 if unique:
                     self._hand(answer, head[OPCODE] if head is not None else 0)
@@ -186,6 +198,8 @@ class Relay:
             self._refused(frame, bad.errno or 0, opcode)
 
     def _refused(self, frame: Buffer, code: int, opcode: int) -> None:
+        if self._tell and opcode:
+            self._tell(code)
         instead = self.engine.rejected(frame, code, opcode)
         if instead is not None:
             self._write(instead)
@@ -252,9 +266,9 @@ class Relay:
 
     def _kernel_gone(self, bad: OSError) -> str:
         if bad.errno == errno.ENODEV:
-            return "unmounted"
+            return UNMOUNTED
         if bad.errno == errno.ECONNABORTED:
-            return "connection aborted"
+            return ABORTED
         return f"reading /dev/fuse failed: {bad.strerror}"
 
 

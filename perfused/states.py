@@ -141,6 +141,10 @@ class Counters:
         self.gone = 0
         self.interrupts = 0
 
+    def faults(self) -> int:
+        """What the filesystem sent in vain, so far."""
+        return self.bad_replies + self.bad_notifications + self.late
+
 
 def slot(opcode: int) -> int:
     """Where an opcode's entry is in every list."""

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from perfused import answers, backing, channel, keeper, libc, log, notify_systemd, unmounting, worker
+from perfused import answers, backing, channel, early, keeper, libc, log, notify_systemd, unmounting, worker
 from perfused.clients import Clients
 from perfused.config import Config, ConfigError
 from perfused.devices import BdiWatch
@@ -25,6 +25,7 @@ from perfused.log import LOGGER
 from perfused.loop import Loop
 from perfused.mounted import Mounted
 from perfused.namespaces import OURS
+from perfused.openings import Opening, Openings
 from perfused.placing import Job
 from wire import control
 from wire.control import Endpoint, Mount, Request
@@ -57,13 +58,18 @@ class Supervisor:
         self._reload = reload
         self._private = private
         self._numbers = 0
+        #: channels of workers whose mount is over
+        self._lingering: set[socket.socket] = set()
         self._rounds = 0
         self._abandoned = False
         self._lines = log.Limiter(REFUSAL_LINES)
         self._stopping = False
         self.loop = Loop()
         self.clients = Clients(self.loop, self.fork, lambda: len(self.mounted))
-        self.clients.listener = Listener(lambda: self.config, self.clients.opens, self.mount, self._asked)
+        self._openings = Openings(self)
+        self.clients.listener = Listener(
+            lambda: self.config, self.clients.opens, self.mount, self._asked, self._openings.start
+        )
         self._keeper_pid, self._keeper = keeper.start()
         self._bdi: BdiWatch | None = None
 
@@ -128,7 +134,10 @@ class Supervisor:
             self._refused(made, errno.EMFILE, sentence, pinned)
         else:
             try:
-                self._start_worker(made, peer, pinned, mine)
+                if peer.endpoint is Endpoint.DEVICE:
+                    self._use_opening(made, peer, mine)
+                else:
+                    self._start_worker(made, peer, pinned, mine)
             except OSError as bad:
                 self._refused(made, bad.errno or errno.EIO, f"no worker can be started: {bad.strerror}", pinned)
 
@@ -142,13 +151,26 @@ class Supervisor:
             with theirs:
                 keep = {theirs.fileno(), peer.sock.fileno(), peer.direct_device, peer.namespace}
                 made.pid = self.fork(keep, lambda: worker.run(job))
-            self.loop.watch_child(made.pid, lambda status: self._worker_ended(made, status))
+            self.loop.watch_child(made.pid, lambda status: self.worker_ended(made, status))
         except OSError:
             ours.close()
             if made.pid:
                 # Nobody waits for it: it may have taken a descriptor whose close waits.
                 os.kill(made.pid, signal.SIGKILL)
             raise
+        self._enter(made, ours)
+
+    def _use_opening(self, made: Mounted, peer: Peer, mine: int) -> None:
+        """The worker of a device file is there since HELLO, and takes the packet itself."""
+        opening = peer.opening
+        assert isinstance(opening, Opening)
+        made.opening, opening.made, peer.opening = opening, made, None
+        made.pid, made.device = opening.pid, b"\0" + opening.device.encode()
+        self.loop.unwatch(opening.channel)
+        self._enter(made, opening.channel)
+        channel.send(opening.channel, early.order(mine, self.config, self.tracing), flags=socket.MSG_DONTWAIT)
+
+    def _enter(self, made: Mounted, ours: socket.socket) -> None:
         self._numbers += 1
         made.number, made.channel = self._numbers, ours
         self.mounted[made.number] = made
@@ -177,9 +199,21 @@ class Supervisor:
         elif "mounted" in message:
             self._mounted(made, message["mounted"])
         elif "failed" in message:
+            peer = made.peer
             self._refused(made, message["failed"], message["message"])
+            if made.opening is not None and peer is not None:
+                self.mounted.pop(made.number, None)
+                self._openings.restore(peer, made.opening)
         elif "ended" in message:
             made.reason = message["ended"]
+            if made.opening is not None and made.up:
+                # It goes on answering those who have its file open; the mount is over.
+                made.over = True
+                self._over(made, made.reason)
+                if self._stopping:
+                    channel.send(made.channel, {"op": "stop"}, flags=socket.MSG_DONTWAIT)
+                else:
+                    self._lingering.add(made.channel)
 
     def _mounted(self, made: Mounted, where: dict[str, Any]) -> None:
         """Enter it into the books, tell the keeper, then the client, then let the worker go: in this order."""
@@ -215,9 +249,10 @@ class Supervisor:
 
     # -- ends ------------------------------------------------------------------------------------------------------
 
-    def _worker_ended(self, made: Mounted, status: int) -> None:
+    def worker_ended(self, made: Mounted, status: int) -> None:
         """Whatever ended a worker, the mount goes with it: its descriptor is closed, so nothing in it can hang."""
         if self.loop.watches(made.channel):
+            peer = made.peer
             while not made.reason:
                 try:
                     message, fds = channel.receive(made.channel, socket.MSG_DONTWAIT)
@@ -233,14 +268,21 @@ class Supervisor:
                     self._refused(made, message["failed"], message["message"])
                 made.reason = message.get("ended", made.reason)
             self.loop.unwatch(made.channel)
+            if made.opening is not None and peer is not None and made.peer is None and not made.up:
+                self.dismiss(peer)  # it was given back a device that is gone
+        self._lingering.discard(made.channel)
         made.channel.close()
+        if made.over:
+            return
         code = os.waitstatus_to_exitcode(status)
         if made.peer is not None:
             self._refused(made, errno.EIO, f"the worker ended before it had mounted ({_exit_text(code)})", True)
         if not made.up:
             self._remove(made)
             return
-        reason = made.reason or f"the worker {_exit_text(code)}"
+        self._over(made, made.reason or f"the worker {_exit_text(code)}")
+
+    def _over(self, made: Mounted, reason: str) -> None:
         gone = made.namespace < 0 and find_mount(made.mount_id, made.minor, made.unique) is None
         if reason == "unmounted" and made.namespace < 0 and not gone:
             # The kernel says ENODEV of an aborted connection too, unless ABORT_ERROR was negotiated.
@@ -372,6 +414,8 @@ class Supervisor:
             self.loop.unwatch(each)
             each.close()
         self.clients.end()
+        for each in self._lingering:
+            channel.send(each, {"op": "stop"}, flags=socket.MSG_DONTWAIT)
         for made in list(self.mounted.values()):
             if made.up:
                 self.unmount(made, 0, partial(self._stop_one, made))

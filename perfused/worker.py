@@ -17,12 +17,13 @@ from collections import deque
 from typing import Any, NoReturn
 
 from perfused import backing, channel, kernel, libc, observe
+from perfused.device_file import DeviceFile
 from perfused.engine import Engine, describe
 from perfused.kernel import MountError, MountInfo
 from perfused.log import LOGGER
 from perfused.negotiate import names, refused_bits
 from perfused.placing import Job, drop_privileges, perform
-from perfused.relay import Relay
+from perfused.relay import ABORTED, CLOSED, UNMOUNTED, Relay
 from perfused.states import (
     NODEID,
     OPCODE,
@@ -37,6 +38,7 @@ from perfused.states import (
 )
 from wire import control
 from wire.control import Endpoint
+from wire.errors import WireError
 from wire.opcodes import name_of
 
 #: seconds between looks at unanswered requests where no deadline asks for more
@@ -47,6 +49,8 @@ STREAMS = 4
 TRACE_TICK = 0.05
 #: seconds a frame may still be on its way to the filesystem after the kernel's side has ended
 LAST_WORDS = 1.0
+#: seconds a device file answers those who still have it open, after its mount has ended
+LINGERING = 5.0
 #: at most so many lines a second about a filesystem's faults; the statistics count all
 FAULT_LINES = 10
 
@@ -70,22 +74,36 @@ def run(job: Job) -> NoReturn:
 def _mount_and_serve(job: Job) -> int:
     try:
         device, where = perform(job)
-    except MountError as bad:
-        channel.send(job.channel, {"failed": bad.errno or errno.EIO, "message": bad.strerror})
-        return 0
     except OSError as bad:
-        # Above all the target itself: on a FUSE mount without allow_other not even root may look at it.
-        channel.send(
-            job.channel, {"failed": bad.errno or errno.EIO, "message": f"the target cannot be used: {bad.strerror}"}
-        )
+        channel.send(job.channel, failure(bad))
         return 0
-    worker = Worker(job, device, where)
+    return serve_mounted(job, device, where)
+
+
+def failure(bad: OSError) -> dict[str, Any]:
+    """What the supervisor is told of a mount that failed."""
+    # Without a sentence of ours it is above all the target: on a FUSE mount without allow_other not even root may look.
+    sentence = bad.strerror if isinstance(bad, MountError) else f"the target cannot be used: {bad.strerror}"
+    return {"failed": bad.errno or errno.EIO, "message": sentence}
+
+
+def serve_mounted(job: Job, device: int, where: MountInfo, file: DeviceFile | None = None) -> int:
+    """Give the daemon's rights up, report the mount, and relay when told to go; the process's exit status."""
+    libc.set_name("perfused-mount")
+    worker = Worker(job, device, where, file)
     drop_privileges(job.config.daemon.worker_user)
     channel.send(job.channel, {"mounted": where._asdict()})
     message, _ = channel.receive(job.channel)
     if message is None or message.get("op") != "go":
         return 1
     return worker.serve()
+
+
+def _is_request(packet: bytes) -> bool:
+    try:
+        return isinstance(control.parse(packet), control.Request)
+    except WireError:
+        return False
 
 
 def caller_dying(pid: int) -> bool:
@@ -106,18 +124,20 @@ def caller_dying(pid: int) -> bool:
 class Worker:
     """The main thread of a mounted worker: the channel, the clock, statistics and traces."""
 
-    def __init__(self, job: Job, device: int, where: MountInfo) -> None:
+    def __init__(self, job: Job, device: int, where: MountInfo, file: DeviceFile | None = None) -> None:
         self.job = job
         self.where = where
         self.device = device
         self.started = time.time()
         config = job.config
+        self.file = file
         size = job.device_socket.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
         wanted = config.init.max_frame or kernel.largest_frame()
-        helped = bool(backing.device_name(job.device_socket)) and not backing.unwilling(config.policy, job.client)
+        known = file is not None or bool(backing.device_name(job.device_socket))
+        helped = known and not backing.unwilling(config.policy, job.client)
         rules = Rules(
-            max_frame=min(wanted, size - 4096),
-            refused=refused_bits(config.refused_flags, helped),
+            max_frame=file.max_frame if file else min(wanted, size - 4096),
+            refused=refused_bits(config.refused_flags, helped, job.endpoint),
             minor=config.init.minor,
             deadline=config.requests.deadline,
             interrupt_grace=config.requests.interrupt_grace,
@@ -125,6 +145,7 @@ class Worker:
         )
         self.engine = Engine(rules, self._event)
         self.reasons: deque[str] = deque(maxlen=4)
+        self._relaying: list[threading.Thread] = []
         self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self.latency: observe.Latency | None = observe.Latency() if config.requests.timing else None
         self.ring: observe.Ring | None = observe.Ring(rules.minor) if job.trace else None
@@ -137,20 +158,22 @@ class Worker:
         self._supervised = True
         self._poll = select.poll()
         self._observe()
-        self.relay = Relay(self.engine, device, job.device_socket, self._ended)
+        self.relay = Relay(self.engine, device, file or job.device_socket, self._ended)
 
     def serve(self) -> int:
         """Relay until the end; 0 where the mount or the filesystem ended as they may."""
         if self.job.endpoint is Endpoint.DIRECT:
             os.close(self.device)
         else:
-            self.relay.start()
+            if self.file:
+                self.file.answer_with(0)
+            self._relaying = self.relay.start()
         poll = self._poll
         poll.register(self.job.channel, select.POLLIN)
         poll.register(self._wake_read, select.POLLIN)
-        if self.job.endpoint is Endpoint.DIRECT:
+        if self.job.endpoint is not Endpoint.SOCKET:
             poll.register(self.job.device_socket, select.POLLIN | select.POLLRDHUP)
-        else:
+        if self.job.endpoint is not Endpoint.DIRECT:
             # POLLERR alone: the relay does not see the end while it waits for a filesystem that does not read.
             poll.register(self.device, 0)
         give_up = math.inf
@@ -184,8 +207,27 @@ class Worker:
                     self.relay.sweep(now, caller_dying)
                 next_sweep = now + self._tick()
         reason = self.reasons[0]
+        if self.file:
+            self.file.answer_with(errno.ECONNABORTED if reason == ABORTED else errno.ENODEV)
         channel.send(self.job.channel, {"ended": reason}, flags=socket.MSG_DONTWAIT)
+        if self.file and reason in (UNMOUNTED, ABORTED):
+            self._linger()
         return 1 if reason.startswith("internal") else 0
+
+    def _linger(self) -> None:
+        """Let those who have the device file open see why it has ended: until they close it, or for a while."""
+        poll = select.poll()
+        poll.register(self._wake_read, select.POLLIN)
+        if self._supervised:
+            poll.register(self.job.channel, select.POLLIN)
+        replies = self._relaying[1]
+        until = time.monotonic() + LINGERING
+        while replies.is_alive() and time.monotonic() < until:
+            ready = [fd for fd, _ in poll.poll((until - time.monotonic()) * 1000)]
+            if self.job.channel.fileno() in ready:
+                return
+            if ready:
+                os.read(self._wake_read, 64)
 
     def _tick(self) -> float:
         """Seconds between sweeps: a quarter of the shortest time asked for, at most IDLE_TICK."""
@@ -209,10 +251,17 @@ class Worker:
         packet, fds = channel.receive_packet(self.job.device_socket, socket.MSG_DONTWAIT)
         for each in fds:
             os.close(each)
+        if not packet and self.file:
+            # Whoever mounted may have handed the file on: its last close is the filesystem's end.
+            self._poll.unregister(self.job.device_socket)
+            return
         if not packet:
-            self._ended("the filesystem closed its device")
+            self._ended(CLOSED)
             return
         refusal = control.build_verdict(-errno.EBUSY, 0, "this descriptor is mounted already")
+        if _is_request(packet):
+            sentence = "on this connection nothing is answered any more: it has mounted a device"
+            refusal = control.build_answer({"message": sentence}, -errno.EOPNOTSUPP)
         try:
             self.job.device_socket.send(refusal, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
         except OSError:
@@ -240,6 +289,8 @@ class Worker:
                 LOGGER.info("%s: %s", where, note)
             if event.terms:
                 terms = event.terms
+                if self.file:
+                    self.file.expect(terms.max_write)
                 LOGGER.info(
                     "%s: FUSE 7.%d, max_write %d, max_pages %d, flags %s",
                     where, terms.minor, terms.max_write, terms.max_pages, names(terms.flags) or "none",

@@ -62,7 +62,7 @@ def test_an_option_that_cannot_be_used_is_one_line_and_a_status(
         ("[requests]\ndeadline = -1\n", ("requests.deadline", "0 to 86400")),
         ('[requests]\ndeadline = "soon"\n', ("requests.deadline", "a number")),
         ('[init]\nrefuse = ["NO_SUCH"]\n', ("init.refuse", "NO_SUCH")),
-        ('[daemon]\nendpoint = "device"\n', ("daemon.endpoint", "socket or direct")),
+        ('[daemon]\nendpoint = "any"\n', ("daemon.endpoint", "socket, device or direct")),
     ],
 )
 def test_a_setting_that_cannot_be_used_names_file_key_and_reason(

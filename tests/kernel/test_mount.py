@@ -235,13 +235,6 @@ def test_the_real_device_is_mounted_by_the_kernel_alone(daemon: Daemon, target: 
     os.close(fs.fd)
 
 
-def test_an_unknown_endpoint_is_refused_by_name(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PERFUSE_ENDPOINT", "device")
-    bad = refused(lambda: perfuse_open("/dev/fuse"))
-    assert bad.errno == errno.EOPNOTSUPP
-    assert "device" in bad.strerror
-
-
 # -- policy ----------------------------------------------------------------------------------------
 
 

@@ -110,9 +110,15 @@ def test_a_packet_past_the_limit_is_seen_to_be_too_long(pair: Pair) -> None:
     assert len(channel.receive_packet(pair[1])[0]) == channel.PACKET + 1
 
 
+def _listener() -> Listener:
+    return Listener(
+        Config, lambda uid: 0, lambda peer, mount, target: None, lambda peer, request: None, lambda peer: None
+    )
+
+
 @pytest.mark.parametrize("packet", [b"", b"x", b"\xff" * 40], ids=["empty", "one byte", "no frame"])
 def test_descriptors_beside_a_packet_that_is_no_frame_end_the_peer_and_never_come_in(pair: Pair, packet: bytes) -> None:
-    listener = Listener(Config, lambda uid: 0, lambda peer, mount, target: None, lambda peer, request: None)
+    listener = _listener()
     send_raw(pair[0], packet, 4)
     before = open_descriptors()
     assert listener.readable(Peer(pair[1], OURS, Client(1, 1, 1))) is None
@@ -130,7 +136,7 @@ def test_a_direct_client_may_send_its_target_from_the_moment_it_is_welcomed(
         return say(peer, frame, fds)
 
     monkeypatch.setattr(Peer, "say", record)
-    listener = Listener(Config, lambda uid: 0, lambda peer, mount, target: None, lambda peer, request: None)
+    listener = _listener()
     if not channel.bar_rights(pair[1]):
         pytest.skip("SO_PASSRIGHTS needs Linux 6.16")
     pair[0].send(control.build_hello(Endpoint.DIRECT, b"fs"))

@@ -34,7 +34,7 @@ ERRORS: dict[str, tuple[str, str, str]] = {
     "a word for a list": ('[policy]\nallow_other = "bob"', "policy.allow_other", "must be a list of strings"),
     "a list of the wrong kind": ("[policy]\nallow_other = [7]", "policy.allow_other", "must be a list of strings"),
     "switches for numbers": ("[policy]\nmount_over = [true]", "policy.mount_over", "must be a list of whole numbers"),
-    "an unknown endpoint": ('[daemon]\nendpoint = "any"', "daemon.endpoint", "must be socket or direct, not 'any'"),
+    "an unknown endpoint": ('[daemon]\nendpoint = "any"', "daemon.endpoint", "must be socket, device or direct, not "),
     "a relative socket": ('[daemon]\nsocket = "run/s"', "daemon.socket", "must be an absolute path of at most 107"),
     "an empty socket": ('[daemon]\nsocket = ""', "daemon.socket", "must be an absolute path"),
     "a long socket": (f'[daemon]\nsocket = "/{"é" * 54}"', "daemon.socket", "must be an absolute path of at most 107"),
@@ -130,8 +130,9 @@ def test_the_defaults() -> None:
     assert (found.init.minor, found.init.refuse, found.init.max_frame) == (45, [], 0)
 
 
-def test_the_default_endpoint_may_be_direct(tmp_path: Path) -> None:
-    assert load(tmp_path, '[daemon]\nendpoint = "direct"').endpoint is Endpoint.DIRECT
+@pytest.mark.parametrize("endpoint", [Endpoint.DEVICE, Endpoint.DIRECT])
+def test_the_default_endpoint_may_be_another(tmp_path: Path, endpoint: Endpoint) -> None:
+    assert load(tmp_path, f'[daemon]\nendpoint = "{endpoint.name.lower()}"').endpoint is endpoint
 
 
 def test_refused_flags_are_bits(tmp_path: Path) -> None:

@@ -1,0 +1,402 @@
+"""A file that behaves as /dev/fuse does, on a FUSE filesystem that this process serves and that stands nowhere.
+
+A filesystem reads a request from it and writes a reply, each with one call, and is told by errnos what a socket cannot
+say. For the relay it is what a socket is: `send` and `recv_into`. Never here: the mount that the frames are about, and
+who opens the file: not this process, since the kernel would wait for it to answer its own close.
+"""
+
+import errno
+import os
+import select
+import socket
+import struct
+import threading
+from queue import SimpleQueue
+from typing import NamedTuple
+
+from perfused import kernel, libc
+from perfused.kernel import PAGE, MountError, Options
+from perfused.negotiate import FRAME_OVERHEAD
+from perfused.states import Buffer
+from wire import codec
+from wire.flags import InitFlag
+from wire.opcodes import Notify, Opcode
+
+NAME = b"fuse"
+ROOT, FILE = 1, 2
+#: in_header with read_in or write_in, which are laid out alike; 40 bytes each
+HEAD = struct.Struct(codec.in_header.format + "QQIIQII")
+LEN, OPCODE, UNIQUE, NODEID = range(4)
+FH, OFFSET, SIZE = 9, 10, 11
+FLAGS = 14
+BODY = 40
+OUT = codec.out_header.struct
+_TAKEN = struct.Struct(codec.out_header.format + "II")
+_TAKEN_SIZE = OUT.size + 8
+_U32 = struct.Struct("=I")
+_FOREVER = 1 << 40
+#: the least a buffer for a request must hold, before INIT says more (fuse.h, FUSE_MIN_READ_BUFFER)
+LEAST_READ = 8192
+#: A reply below this is not continued by another WRITE: the kernel breaks one only where it fills `max_pages` pages,
+#: of which a pipe may hold small pieces.
+LEAST_PIECE = 65_536
+#: seconds the rest of a reply may take
+PIECE_WAIT = 1.0
+FOPEN_DIRECT_IO, FOPEN_NONSEEKABLE, FOPEN_STREAM, FOPEN_NOFLUSH = 1 << 0, 1 << 2, 1 << 4, 1 << 5
+#: STREAM: reading and writing share no position, and so no lock.
+OPEN_FLAGS = FOPEN_DIRECT_IO | FOPEN_NONSEEKABLE | FOPEN_STREAM | FOPEN_NOFLUSH
+_INIT = InitFlag.MAX_PAGES | InitFlag.BIG_WRITES | InitFlag.ATOMIC_O_TRUNC
+POLL_SCHEDULE_NOTIFY = 1
+_WRITABLE = select.POLLOUT | select.POLLWRNORM
+_READABLE = select.POLLIN | select.POLLRDNORM
+_PASSING = frozenset({errno.EINTR, errno.EAGAIN, errno.ENOENT})
+_CLOSED = frozenset({errno.ENODEV, errno.ECONNABORTED})
+_SILENT = frozenset({Opcode.FORGET, Opcode.BATCH_FORGET, Opcode.INTERRUPT})
+
+
+class Made(NamedTuple):
+    """A filesystem with the file in it: the kernel's descriptor, and its mount, which stands nowhere."""
+
+    outer: int
+    mount: int
+
+
+def frame_size() -> int:
+    """Bytes of the largest frame that the kernel passes through the file in one piece, whoever reads or writes it.
+
+    A buffer of a client's may begin anywhere in a page, and its heads stand in pages of their own.
+    """
+    pages = kernel.largest_frame() // PAGE - 1
+    return (1 << max(pages - 2, 1).bit_length() - 1) * PAGE + FRAME_OVERHEAD
+
+
+def make() -> Made:
+    """Mount the filesystem nowhere. Raises MountError, EOPNOTSUPP where the kernel has no fsopen(2)."""
+    outer = kernel.open_device()
+    try:
+        strings = (
+            (b"fd", b""),
+            (b"rootmode", b"40000"),
+            (b"user_id", b"%d" % os.geteuid()),
+            (b"group_id", b"%d" % os.getegid()),
+        )
+        flags = libc.MS_NOSUID | libc.MS_NODEV | libc.MS_NOEXEC
+        context, mounted = kernel.mount(outer, Options(b"fuse", b"perfused", strings, (b"allow_other",), flags))
+        if mounted < 0:
+            raise MountError(errno.EOPNOTSUPP, "endpoint device: this kernel has no fsopen(2)")
+        os.close(context)
+    except BaseException:
+        os.close(outer)
+        raise
+    return Made(outer, mounted)
+
+
+def open_in(mount: int) -> int:
+    """Open the file, from a process that does not serve it.
+
+    O_DIRECT has splice(2) call read: without it the kernel would take frames into its page cache, and lose them.
+    """
+    fd = os.open(NAME, os.O_RDWR | os.O_DIRECT | os.O_CLOEXEC, dir_fd=mount)
+    # A kernel without FOPEN_NOFLUSH learns that there is no FLUSH, before anybody closes who must not wait for one.
+    os.close(os.dup(fd))
+    return fd
+
+
+class DeviceFile:
+    """Serves the file. One thread calls `step` or `recv_into`, others `send`, `answer_with` and `refused`.
+
+    `waiting` has each READ that is parked (unique -> bytes it has room for), and who takes one out of it answers it.
+    """
+
+    def __init__(self, outer: int, max_frame: int) -> None:
+        self.outer = outer
+        self.max_frame = max_frame
+        self.max_write = -(-max_frame // PAGE) * PAGE
+        #: what READ and WRITE are answered; 0 while frames are relayed
+        self.error = errno.EPERM
+        #: the least a READ must have room for
+        self.least = LEAST_READ
+        #: what the WRITE under way is answered; 0 that it was taken
+        self.result = 0
+        self.handles: set[int] = set()
+        self.waiting: dict[int, int] = {}
+        self._queue: SimpleQueue[int] = SimpleQueue()
+        self._opened = 0
+        #: whether a frame waits for a READ; with `_impatient` and `_pollers` changed under the lock
+        self._holding = False
+        self._impatient: set[int] = set()
+        self._pollers: set[int] = set()
+        self._lock = threading.Lock()
+        self._head = bytearray(HEAD.size)
+        self._rest = bytearray(self.max_write)
+        #: the WRITE that is not answered yet: (unique, size)
+        self._owed = (0, 0)
+        #: bytes of a reply that came so far, and where the rest of it belongs: (fh, offset)
+        self._so_far = 0
+        self._goes_on = (0, 0)
+        #: a WRITE that came in place of the rest: (unique, data)
+        self._aside: tuple[int, bytes] | None = None
+
+    # -- what the relay needs of a socket --------------------------------------------------------------------------
+
+    def send(self, frame: Buffer, flags: int = 0) -> int:
+        """Give a request to the next READ, waiting for one (with MSG_DONTWAIT: BlockingIOError where none is parked).
+
+        OSError EMSGSIZE: the READ had no room for it, and has been told EIO; EPIPE: the file serves nobody any more.
+        """
+        waiting, size = self.waiting, len(frame)
+        while True:
+            if not waiting:
+                if flags & socket.MSG_DONTWAIT:
+                    raise BlockingIOError(errno.EAGAIN, "nobody reads")
+                self._hold()
+            unique = self._queue.get()
+            room = waiting.pop(unique, None)
+            if self._holding:
+                self._let_go()
+            if not unique:
+                self._queue.put(0)
+                raise OSError(errno.EPIPE, "the device file has ended")
+            if room is None:
+                continue
+            if room < size:
+                # The reader is to read again: it is the request that is answered EIO.
+                self._put_back(unique, room)
+                raise OSError(errno.EMSGSIZE, os.strerror(errno.EMSGSIZE))
+            try:
+                os.writev(self.outer, (OUT.pack(16 + size, 0, unique), frame))
+            except OSError as bad:
+                if bad.errno != errno.ENOENT:
+                    raise
+                continue
+            return size
+
+    def recv_into(self, buffer: bytearray, nbytes: int = 0, flags: int = 0) -> int:
+        """The next reply, as it was written, into `buffer` of at least `max_frame` bytes: its size.
+
+        More than that for one that is larger than any frame. The WRITE is answered at the next call. OSError EPIPE: all
+        who had the file open have closed it.
+        """
+        while True:
+            size = self.step(buffer)
+            if size:
+                return size
+
+    # -- one request of the kernel's -------------------------------------------------------------------------------
+
+    def step(self, buffer: bytearray) -> int:
+        """Take one request and answer it; but for a WRITE with a whole reply, which is in `buffer`: its size, else 0.
+
+        OSError EPIPE where nobody has the file open any more, and nobody will.
+        """
+        if self._owed[0]:
+            self._acknowledge()
+        if self._aside:
+            unique, data = self._aside
+            self._aside = None
+            memoryview(buffer)[: len(data)] = data
+            return self._taken(unique, len(data), len(data), buffer)
+        so_far = self._so_far
+        if so_far and not self._continued():
+            self._so_far = 0
+            return so_far
+        try:
+            if so_far:
+                size = os.readv(self.outer, (self._head, memoryview(buffer)[so_far:], self._rest))
+            else:
+                size = os.readv(self.outer, (self._head, buffer, self._rest))
+        except OSError as bad:
+            if bad.errno in _PASSING:
+                return 0
+            raise OSError(errno.EPIPE, "nobody has the device file") if bad.errno in _CLOSED else bad from None
+        head = HEAD.unpack(self._head)
+        opcode = head[OPCODE]
+        if opcode == Opcode.WRITE:
+            return self._write(head, buffer)
+        if opcode == Opcode.READ:
+            self._read(head)
+        else:
+            self._other(head, bytes(self._head[BODY:size]) + bytes(memoryview(buffer)[so_far:][: max(size - 80, 0)]))
+        return 0
+
+    def _read(self, head: tuple[int, ...]) -> None:
+        unique = head[UNIQUE]
+        if head[SIZE] < self.least:
+            self._answer(unique, -(errno.EINVAL if self.error != errno.EPERM else errno.EPERM))
+        elif self.error:
+            self._answer(unique, -self.error)
+        elif head[FLAGS] & os.O_NONBLOCK:
+            with self._lock:
+                if self._holding:
+                    self._impatient.add(unique)
+                    self.waiting[unique] = head[SIZE]
+                    self._queue.put(unique)
+                    return
+            self._answer(unique, -errno.EAGAIN)
+        else:
+            self.waiting[unique] = head[SIZE]
+            self._queue.put(unique)
+            if self.error:
+                self._fail(unique, self.error)
+
+    def _write(self, head: tuple[int, ...], buffer: bytearray) -> int:
+        size, so_far = head[SIZE], self._so_far
+        self._so_far = 0
+        if so_far and self._goes_on != (head[FH], head[OFFSET]):
+            # What went before was all of it, and is a bad reply.
+            self._aside = head[UNIQUE], (bytes(memoryview(buffer)[so_far:]) + self._rest)[: min(size, len(buffer))]
+            return so_far
+        whole = self._taken(head[UNIQUE], size, so_far + size, buffer)
+        if not whole and not self.result:
+            self._goes_on = head[FH], head[OFFSET] + size
+        return whole
+
+    def _taken(self, unique: int, size: int, have: int, buffer: bytearray) -> int:
+        """A WRITE of `size` bytes has come, with which `buffer` has so many: those of a reply, or 0 if more follow."""
+        self._owed, self.result = (unique, size), 0
+        (length,) = _U32.unpack_from(buffer)
+        if self.error:
+            # As fuse_dev_do_write does: what is no reply, and then what answers nothing.
+            whole = have >= OUT.size and length == have
+            self.result = self.error if self.error == errno.EPERM else errno.ENOENT if whole else errno.EINVAL
+            return 0
+        if have < length <= self.max_frame and size >= LEAST_PIECE:
+            self._so_far = have
+            return 0
+        return have
+
+    def _continued(self) -> bool:
+        """Whether the rest of a reply may be there, or comes before long."""
+        poll = select.poll()
+        poll.register(self.outer, select.POLLIN)
+        return bool(poll.poll(PIECE_WAIT * 1000))
+
+    def _acknowledge(self) -> None:
+        unique, size = self._owed
+        self._owed = (0, 0)
+        if self.result:
+            self._answer(unique, -self.result)
+        else:
+            self._put(_TAKEN.pack(_TAKEN_SIZE, 0, unique, size, 0))
+
+    def _other(self, head: tuple[int, ...], body: bytes) -> None:
+        opcode, unique, nodeid = head[OPCODE], head[UNIQUE], head[NODEID]
+        if opcode == Opcode.INTERRUPT:
+            self._fail(codec.interrupt_in.unpack_from(body).unique, errno.EINTR)
+        elif opcode == Opcode.POLL:
+            self._poll(unique, codec.poll_in.unpack_from(body))
+        elif opcode == Opcode.OPEN and nodeid == FILE:
+            self._opened += 1
+            self.handles.add(self._opened)
+            if not self._answer(unique, 0, codec.open_out.pack(self._opened, OPEN_FLAGS, 0)):
+                self._released(self._opened)
+        elif opcode == Opcode.RELEASE:
+            self._answer(unique)
+            self._released(codec.release_in.unpack_from(body).fh)
+        elif opcode == Opcode.GETATTR:
+            self._answer(unique, 0, codec.attr_out.pack(_FOREVER, 0, 0, *_attributes(nodeid)))
+        elif opcode == Opcode.LOOKUP and nodeid == ROOT and body.rstrip(b"\0") == NAME:
+            entry = codec.entry_out.pack(FILE, 0, _FOREVER, _FOREVER, 0, 0, *_attributes(FILE))
+            self._answer(unique, 0, entry)
+        elif opcode == Opcode.INIT:
+            self._answer(unique, 0, self._init(body))
+        elif opcode == Opcode.STATFS:
+            self._answer(unique, 0, bytes(codec.statfs_out.size))
+        elif opcode not in _SILENT:
+            self._answer(unique, -_REFUSALS.get(opcode, errno.ENOSYS))
+
+    def _init(self, body: bytes) -> bytes:
+        offered = codec.init_in.unpack_from(body.ljust(codec.init_in.size, b"\0"))
+        # No read-ahead: what reads through the page cache all the same asks for a page, which is less than any READ.
+        return codec.init_out.pack(*codec.init_out.make(
+            major=offered.major, minor=min(offered.minor, 45), max_readahead=0, flags=_INIT & offered.flags,
+            max_background=12, congestion_threshold=9, max_write=self.max_write, time_gran=1,
+            max_pages=min(kernel.largest_frame() // PAGE - 1, 65_535),
+        ))  # fmt: skip
+
+    def _released(self, handle: int) -> None:
+        self.handles.discard(handle)
+        if not self.handles:
+            raise OSError(errno.EPIPE, "the device file was closed")
+
+    def _poll(self, unique: int, asked: codec.PollIn) -> None:
+        with self._lock:
+            if asked.flags & POLL_SCHEDULE_NOTIFY:
+                self._pollers.add(asked.kh)
+            events = select.POLLERR if self.error else _WRITABLE | (_READABLE if self._holding else 0)
+        self._answer(unique, 0, codec.poll_out.pack(events, 0))
+
+    # -- parked READs ----------------------------------------------------------------------------------------------
+
+    def _hold(self) -> None:
+        """A frame waits: say so to those who poll."""
+        with self._lock:
+            self._holding = True
+            self._wake()
+
+    def _let_go(self) -> None:
+        """The frame has found a READ; those that were to take it, or nothing, take nothing."""
+        with self._lock:
+            self._holding = False
+            impatient, self._impatient = self._impatient, set()
+        for unique in impatient:
+            self._fail(unique, errno.EAGAIN)
+
+    def _wake(self) -> None:
+        pollers, self._pollers = self._pollers, set()
+        for each in pollers:
+            self._put(codec.out_header.pack(24, Notify.POLL, 0) + codec.notify_poll_wakeup_out.pack(each))
+
+    def _put_back(self, unique: int, room: int) -> None:
+        self.waiting[unique] = room
+        self._queue.put(unique)
+        if self.error:
+            self._fail(unique, self.error)
+
+    def _fail(self, unique: int, error: int) -> None:
+        """Answer a parked READ, unless somebody else does."""
+        if self.waiting.pop(unique, None) is not None:
+            self._answer(unique, -error)
+
+    def answer_with(self, error: int) -> None:
+        """From now on READ, WRITE and poll are answered with `error`; 0: they are relayed."""
+        self.error = error
+        if error:
+            for unique in list(self.waiting):
+                self._fail(unique, error)
+            if error != errno.EPERM:
+                self._queue.put(0)
+        with self._lock:
+            self._wake()
+
+    def expect(self, max_write: int) -> None:
+        """INIT is settled: a READ must have room for the largest WRITE and its heads, as fuse_dev_do_read has it."""
+        self.least = max(LEAST_READ, HEAD.size + max_write)
+
+    def refused(self, error: int) -> None:
+        """The WRITE under way is told `error`. From the thread of `recv_into`."""
+        self.result = error
+
+    def _answer(self, unique: int, error: int = 0, body: bytes = b"") -> bool:
+        return self._put(OUT.pack(OUT.size + len(body), error, unique) + body)
+
+    def _put(self, frame: bytes) -> bool:
+        """Write to the kernel; False where it no longer wants it."""
+        try:
+            os.write(self.outer, frame)
+        except OSError:
+            return False
+        return True
+
+
+def _attributes(nodeid: int) -> tuple[int, ...]:
+    mode, links = (0o40555, 2) if nodeid == ROOT else (0o100666, 1)
+    return (nodeid, 0, 0, 0, 0, 0, 0, 0, 0, mode, links, os.geteuid(), os.getegid(), 0, PAGE, 0)
+
+
+_REFUSALS: dict[int, int] = {
+    Opcode.LOOKUP: errno.ENOENT,
+    Opcode.IOCTL: errno.ENOTTY,
+    Opcode.SETATTR: errno.EPERM,
+    Opcode.OPEN: errno.EPERM,
+}
