@@ -39,15 +39,15 @@ def test_gocryptfs_as_a_daemon_ends_with_its_mount(case: Case) -> None:
 
 
 def shows_a_directory(case: Case, rclone: str | Path, command: str) -> None:
-    """rclone serves a directory of this machine: what is written arrives there when it has been unmounted, or before."""
+    """rclone serves a directory of this machine: what is written arrives there a little later."""
     source = case.directory("source")
     (source / "sub").mkdir()
     content = {"a": workload.noise(500_000), "sub/b": b"small"}
     for name, data in content.items():
         (source / name).write_bytes(data)
     program = case.start(
-        rclone, "--config", "/dev/null", "--cache-dir", case.directory("cache"), command, f":local:{source}", case.target,
-        "--vfs-cache-mode", "writes", "--vfs-write-back", "0s",
+        rclone, "--config", "/dev/null", "--cache-dir", case.directory("cache"), "--vfs-cache-mode", "writes",
+        "--vfs-write-back", "0s", command, f":local:{source}", case.target,
     )  # fmt: skip
     workload.reads(case.target, content)
     workload.tree(case.target, without={"chmod", "link", "symlink"})
