@@ -7,6 +7,7 @@ BUILD := build
 help:
 	@echo 'make demo    a C filesystem through perfused on this kernel: a workload, decoded frames, the opcode table'
 	@echo 'make test    all tests, on the real kernel'
+	@echo 'make clients real FUSE programs through perfused; installs them (some 700 MB), writes the table of docs/clients.md'
 	@echo 'make lint    ruff and mypy'
 	@echo 'make docs    the documentation as a site, into $(BUILD)/site'
 	@echo 'make bench   codec, start, mount, relay and Python server figures (several minutes: nothing else should run)'
@@ -33,6 +34,13 @@ demo: setup
 test: setup
 	$(PY) -m pytest
 
+CLIENTS := $(abspath $(BUILD))/clients.json
+clients: setup
+	PYTHON=$(PYTHON) sh .ci/clients
+	rm -f $(CLIENTS)
+	PERFUSE_CLIENTS_RESULTS=$(CLIENTS) $(PY) -m pytest tests/clients
+	[ "$$PERFUSE_CLIENTS_VIA" = plain ] || $(PY) -m tests.clients.page $(CLIENTS)
+
 lint: setup
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
@@ -52,4 +60,4 @@ clean:
 	rm -rf $(VENV) $(BUILD) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help setup build demo test lint docs bench bench-quick clean
+.PHONY: help setup build demo test clients lint docs bench bench-quick clean
