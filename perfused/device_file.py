@@ -247,7 +247,7 @@ class DeviceFile:
             self._aside = head[UNIQUE], (bytes(memoryview(buffer)[so_far:]) + self._rest)[: min(size, len(buffer))]
             return so_far
         whole = self._taken(head[UNIQUE], size, so_far + size, buffer)
-        if not whole and not self.result:
+        if self._so_far:
             self._goes_on = head[FH], head[OFFSET] + size
         return whole
 
@@ -259,9 +259,11 @@ class DeviceFile:
             # As fuse_dev_do_write does: what is no reply, and then what answers nothing.
             whole = have >= OUT.size and length == have
             self.result = self.error if self.error == errno.EPERM else errno.ENOENT if whole else errno.EINVAL
+            self._acknowledge()
             return 0
         if have < length <= self.max_frame and size >= LEAST_PIECE:
             self._so_far = have
+            self._acknowledge()
             return 0
         return have
 
