@@ -1,0 +1,134 @@
+"""Where the suite touches the system it runs on: opening the device, mounting, and calls that Python lacks.
+
+The only module here that a port to another system changes. It needs Python alone: mount(2) is libc's by cffi where
+cffi is there, else mount(8)'s; other calls without cffi are not there, and cases that need one are skipped. Never here:
+FUSE.
+"""
+
+import contextlib
+import errno
+import fcntl
+import os
+import shutil
+import struct
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from wire import ioctls
+
+DEVICE = "/dev/fuse"
+CONNECTIONS = "/sys/fs/fuse/connections"
+MNT_FORCE, MNT_DETACH = 1, 2
+_CLONE_NEWNS, _MS_REC, _MS_PRIVATE = 0x2_0000, 0x4000, 0x4_0000
+
+
+def _libc() -> ModuleType | None:
+    try:
+        from perfused import libc
+    except ImportError:
+        return None
+    return libc
+
+
+libc = _libc()
+
+
+class Unavailable(Exception):
+    """What this machine or its Python lacks; the case is skipped for it."""
+
+
+def call(name: str) -> Callable[..., Any]:
+    """A system call of `perfused.libc` by its name. Raises Unavailable where there is no cffi to make it with."""
+    found = getattr(libc, name, None)
+    if found is None:
+        raise Unavailable(f"this Python has no cffi, which {name} takes")
+    return found  # type: ignore[no-any-return]
+
+
+def open_device(flags: int = os.O_RDWR) -> int:
+    """A descriptor of /dev/fuse, close-on-exec. Raises OSError."""
+    return os.open(DEVICE, flags | os.O_CLOEXEC)
+
+
+def alone() -> None:
+    """Give this process a mount namespace of its own, where that can be had; else it mounts where it is."""
+    if libc is None:
+        return
+    with contextlib.suppress(OSError):
+        libc.unshare(_CLONE_NEWNS)
+        libc.mount(b"none", b"/", None, _MS_REC | _MS_PRIVATE, None)
+
+
+def mount(source: str, target: str, fstype: str, flags: int, data: str) -> None:
+    """mount(2). Raises OSError."""
+    if libc is not None:
+        libc.mount(source.encode(), os.fsencode(target), fstype.encode(), flags, data.encode())
+        return
+    program = shutil.which("mount")
+    if program is None:
+        raise Unavailable("neither cffi nor mount(8) to mount with")
+    numbers = [int(word[3:]) for word in data.split(",") if word.startswith("fd=") and word[3:].isdigit()]
+    done = subprocess.run(
+        [program, "-i", "-n", "-t", fstype, "-o", data, source, target],
+        pass_fds=numbers, capture_output=True, check=False,
+    )  # fmt: skip
+    if done.returncode:
+        raise OSError(errno.EINVAL, done.stderr.decode(errors="replace").strip())
+
+
+def umount(target: str, flags: int = 0) -> None:
+    """umount2(2). Raises OSError."""
+    if libc is not None:
+        libc.umount2(os.fsencode(target), flags)
+        return
+    words = [*(["-l"] if flags & MNT_DETACH else []), *(["-f"] if flags & MNT_FORCE else [])]
+    done = subprocess.run(["umount", "-n", *words, target], capture_output=True, check=False)
+    if done.returncode:
+        raise OSError(errno.EBUSY, done.stderr.decode(errors="replace").strip())
+
+
+def clone(fd: int) -> int:
+    """Another descriptor of a mounted device (FUSE_DEV_IOC_CLONE). Raises OSError."""
+    made = open_device()
+    try:
+        fcntl.ioctl(made, ioctls.FUSE_DEV_IOC_CLONE, struct.pack("=I", fd))
+    except OSError:
+        os.close(made)
+        raise
+    return made
+
+
+def kernel() -> dict[str, str]:
+    """What runs here: system, release, version, machine; "gvisor" where its messages say so."""
+    found = os.uname()
+    system = found.sysname
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        said = subprocess.run(["dmesg"], capture_output=True, timeout=5, check=False).stdout
+        if b"Starting gVisor" in said:
+            system = "gVisor"
+    return {"system": system, "release": found.release, "version": found.version, "machine": found.machine}
+
+
+def connection_control(target: str, name: str) -> Path:
+    """A file of fusectl for the connection mounted on `target`: abort, waiting, max_background. Unavailable."""
+    minor = os.minor(os.stat(target).st_dev) if not os.path.ismount(CONNECTIONS) else _minor(target)
+    path = Path(CONNECTIONS) / str(minor)
+    if not path.exists() and libc is not None:
+        with contextlib.suppress(OSError):
+            libc.mount(b"none", os.fsencode(CONNECTIONS), b"fusectl", 0, None)
+    if not path.exists():
+        raise Unavailable("no fusectl here")
+    return path / name
+
+
+def _minor(target: str) -> int:
+    """The device number of what is mounted on `target`, without asking it."""
+    with open("/proc/self/mountinfo") as lines:
+        for line in lines:
+            words = line.split()
+            if words[4] == target:
+                return int(words[2].partition(":")[2])
+    raise Unavailable(f"{target} is not in mountinfo")
