@@ -9,6 +9,7 @@ import errno
 import fcntl
 import getopt
 import os
+import re
 import signal
 import socket
 import sys
@@ -203,15 +204,36 @@ def mount(mountpoint: str, target: str, options: MountOptions, comm: socket.sock
 
 
 def mounts() -> list[dict[str, object]]:
-    """What the daemon says of each mount of this user's, the newest last."""
+    """What the daemon says of each mount of this user's, the newest last; root sees everybody's."""
     with connect() as connection:
         *rows, _ = ask(connection, {"op": "mounts"})
-    return [each for each in rows if each["uid"] == os.getuid()]
+    return rows
+
+
+def minor_on(target: str) -> int | None:
+    """The minor device number of what is mounted on a path, of several the topmost; None where nothing is.
+
+    From mountinfo: no filesystem is asked.
+    """
+    found = None
+    with open("/proc/self/mountinfo", "rb") as lines:
+        for line in lines:
+            words = line.split(b" ")
+            place = re.sub(rb"\\([0-7]{3})", lambda octal: bytes([int(octal[1], 8)]), words[4])
+            if place == os.fsencode(target):
+                major, minor = words[2].split(b":")
+                found = int(minor) if int(major) == 0 else None
+    return found
 
 
 def topmost(target: str) -> dict[str, object]:
-    """This user's mount on a path, of several the topmost. Raises Refused where perfused has none."""
-    found = [each for each in mounts() if each["target"] == target]
+    """What the daemon says of the mount on a path. Raises Refused where that is none of its mounts for this user.
+
+    What stands there is looked up here, as fusermount3 does: a mount that has just been taken down is known to the
+    daemon until its filesystem has let go, and one that something else covers is not what the path means.
+    """
+    minor = minor_on(target)
+    found = [each for each in mounts() if minor is not None and (each["target"], each["minor"]) == (target, minor)]
     if not found:
         raise Refused(f"entry for {target} not found among the mounts of perfused")
     return found[-1]
@@ -255,12 +277,11 @@ def stands(mounted: dict[str, object]) -> bool:
 
 def unmount(target: str, lazy: bool) -> None:
     """Have perfused unmount what it mounted there for this user. Raises Refused."""
+    number = topmost(target)["number"]
     with connect() as connection:
         try:
-            ask(connection, {"op": "umount", "target": target, "lazy": lazy})
+            ask(connection, {"op": "umount", "number": number, "lazy": lazy})
         except PerfuseError as bad:
-            if bad.errno == errno.ENOENT:
-                raise Refused(f"entry for {target} not found among the mounts of perfused") from None
             raise Refused(f"failed to unmount {target}: {os.strerror(bad.errno or errno.EIO)}") from None
 
 

@@ -126,7 +126,7 @@ def test_a_program_on_libfuse_mounts_serves_and_is_unmounted(
     stands(target, program)
     works(ordinary, target, source)
     assert ordinary.unmount(target).status == 0
-    ended(program)
+    assert ended(program)[0] == 0
     assert not fuse_mounts(target)
 
 

@@ -1,5 +1,6 @@
 """perfuse-fusermount3 in the hands of an ordinary user, against a real daemon: what programs ask of a fusermount3."""
 
+import errno
 import os
 import signal
 import socket
@@ -112,9 +113,17 @@ def test_the_mount_is_listed_under_the_programs_name(ordinary: Ordinary, target:
     assert f'"program": "{own}"' in listed
 
 
-def test_the_default_endpoint_is_one_that_the_daemon_offers(ordinary: Ordinary, target: Path) -> None:
-    device = ordinary.mounted(target, environment={"PERFUSE_ENDPOINT": "any"})
-    assert stat.S_ISSOCK(os.fstat(device).st_mode) or stat.S_ISREG(os.fstat(device).st_mode)
+@pytest.mark.parametrize("environment", [{}, {"PERFUSE_ENDPOINT": "any"}, {"PERFUSE_ENDPOINT": "device"}])
+def test_the_default_endpoint_is_a_file_with_the_manners_of_the_kernels(
+    ordinary: Ordinary, target: Path, environment: dict[str, str]
+) -> None:
+    device = ordinary.mounted(target, environment=environment)
+    assert stat.S_ISREG(os.stat(device).st_mode)
+    assert os.read(device, 1 << 21)
+    assert ordinary.unmount(target).status == 0
+    with pytest.raises(OSError) as caught:
+        os.read(device, 1 << 21)
+    assert caught.value.errno == errno.ENODEV
 
 
 def test_the_endpoint_can_be_chosen(ordinary: Ordinary, target: Path) -> None:
@@ -444,8 +453,24 @@ def test_a_mount_in_use_goes_only_lazily(ordinary: Ordinary, target: Path, serve
 def test_the_mount_of_another_user_stays(ordinary: Ordinary, target: Path) -> None:
     ordinary.mounted(target)
     said = ordinary.unmount(target, user=USER + 1)
-    assert (said.status, said.err) == (1, f"fusermount3: failed to unmount {target}: Operation not permitted\n")
+    assert (said.status, said.err) == (
+        1, f"fusermount3: entry for {target} not found among the mounts of perfused\n"
+    )  # fmt: skip
     assert fuse_mounts(target) == [str(target)]
+
+
+def test_root_unmounts_for_a_user(ordinary: Ordinary, target: Path) -> None:
+    ordinary.mounted(target)
+    assert ordinary.unmount(target, user=0).status == 0
+    assert fuse_mounts(target) == []
+
+
+def test_a_name_with_spaces_and_backslashes_is_unmounted(ordinary: Ordinary) -> None:
+    target = ordinary.target("a b\\040\tc")
+    ordinary.mounted(target)
+    assert ordinary.unmount(target).status == 0
+    said = ordinary.unmount(target)
+    assert (said.status, target.name in said.err) == (1, True)
 
 
 @pytest.mark.parametrize("user", [USER, 0])
