@@ -38,13 +38,15 @@ Argument = str | Path
 
 
 class Program(NamedTuple):
-    """What is run. `package` is Debian's or a wheel, `api` the protocol's other end, `device` how it asks for one."""
+    """What is run. `package` is Debian's or a wheel, `api` the protocol's other end, `device` how it asks for one, `eof`
+    its exit code where the device ends as a socket does, with an end of file, and not as /dev/fuse does."""
 
     name: str
     package: str
     needs: str
     api: str
     device: str
+    eof: int
     limit: float
 
 
@@ -56,13 +58,14 @@ def client(
     device: str = "open, mount(2)",
     needs: Argument = "",
     endpoints: Sequence[str] = ("auto",),
+    eof: int = 0,
     limit: float = 30.0,
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """A test that runs one program, once for each endpoint, and takes at most `limit` seconds.
 
     `needs` is the executable that must be there, by path or name; without it, `name`.
     """
-    program = Program(name, package, str(needs or name), api, device, limit)
+    program = Program(name, package, str(needs or name), api, device, eof, limit)
     through = ("plain",) if VIA == "plain" else tuple(endpoints)
 
     def decorate(test: Callable[..., None]) -> Callable[..., None]:
@@ -283,9 +286,11 @@ class Case:
         assert not faults, f"perfused found fault with {self.program.name}: {faults}"
 
     def ended(self, program: subprocess.Popen[bytes], status: int = 0) -> None:
-        """Wait for the program; it ends with `status`, the one it has without perfused."""
+        """Wait for the program; it ends with `status`, the one it has without perfused (on a socket with its `eof`)."""
         eventually(lambda: program.poll() is not None, f"{self.program.name} has ended", SOON)
         self.record["exit_code"] = program.returncode
+        if self.record.get("endpoint") == "socket":
+            status = self.program.eof
         assert program.returncode == status, f"{self.program.name} ended with {program.returncode}, not {status}"
 
     def unmounted(self, program: subprocess.Popen[bytes], status: int = 0, target: Path | None = None) -> None:

@@ -28,7 +28,7 @@ def example(
     return client(title or name, "libfuse3-dev", api=api, needs=EXAMPLES / name, **more)  # type: ignore[arg-type]
 
 
-@example("hello", HIGH, endpoints=EVERY)
+@example("hello", HIGH, endpoints=EVERY, eof=8)
 def test_hello(case: Case) -> None:
     program = case.start(EXAMPLES / "hello", "-f", case.target)
     workload.reads(case.target, {"hello": b"Hello World!\n"})
@@ -90,7 +90,7 @@ def everything_that_passthrough_ll_can(case: Case, source: Path) -> None:
         fcntl.flock(two, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-@example("passthrough_ll", LOW, endpoints=EVERY)
+@example("passthrough_ll", LOW, endpoints=EVERY, eof=1)
 def test_passthrough_ll(case: Case) -> None:
     source = case.directory("source")
     program = case.start(

@@ -16,7 +16,7 @@ from tests.kernel.conftest import eventually
 API = "libfuse 2.9"
 
 
-@client("bindfs", "bindfs", api=API, endpoints=("auto", "socket", "device"))
+@client("bindfs", "bindfs", api=API, endpoints=("auto", "socket", "device"), eof=1)
 def test_bindfs_shows_a_directory_a_second_time(case: Case) -> None:
     source = case.directory("source")
     program = case.start("bindfs", "-f", source, case.target)

@@ -14,7 +14,7 @@ SFTP = "/usr/lib/openssh/sftp-server"
 PORT = 12022
 
 
-@client("sshfs, passive", "sshfs", needs="sshfs", api=API, endpoints=("auto", "socket", "device"))
+@client("sshfs, passive", "sshfs", needs="sshfs", api=API, endpoints=("auto", "socket", "device"), eof=1)
 def test_sshfs_with_a_server_on_its_standard_streams(case: Case) -> None:
     source = case.directory("source")
     (source / "a").write_bytes(workload.noise(500_000))
@@ -85,7 +85,7 @@ def test_squashfuse_shows_an_image(case: Case, name: str) -> None:
     case.unmounted(program)
 
 
-@client("fuse-overlayfs", "fuse-overlayfs", api=API, endpoints=("auto", "socket", "device"))
+@client("fuse-overlayfs", "fuse-overlayfs", api=API, endpoints=("auto", "socket", "device"), eof=1)
 def test_fuse_overlayfs_writes_above_what_is_below(case: Case) -> None:
     lower, upper, work = (case.directory(name) for name in ("lower", "upper", "work"))
     (lower / "below").write_bytes(b"below")

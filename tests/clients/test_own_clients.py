@@ -33,7 +33,7 @@ def test_ntfs_3g_as_a_daemon_writes_all_before_it_ends(case: Case) -> None:
     assert case.call("ntfscat", image, "kept", text=False) == workload.noise(100_000)
 
 
-@client("mergerfs", "mergerfs", api="its own fork of libfuse", endpoints=("auto", "socket", "device"))
+@client("mergerfs", "mergerfs", api="its own fork of libfuse", endpoints=("auto", "socket", "device"), eof=1)
 def test_mergerfs_shows_two_directories_as_one(case: Case) -> None:
     first, second = case.directory("first"), case.directory("second")
     (first / "one").write_bytes(b"one")

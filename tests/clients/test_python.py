@@ -15,7 +15,9 @@ def needs(module: str) -> None:
         pytest.skip(f"package {module} is not installed: make clients installs it")
 
 
-@client("pyfuse3", "pyfuse3", needs=PYTHON, api="libfuse 3.14, low level", endpoints=("auto", "socket", "device"))
+@client(
+    "pyfuse3", "pyfuse3", needs=PYTHON, api="libfuse 3.14, low level", endpoints=("auto", "socket", "device"), eof=1
+)
 def test_pyfuse3_with_a_filesystem_in_memory(case: Case) -> None:
     needs("pyfuse3")
     program = case.start(PYTHON, ROOT / "tests" / "clients" / "fs_pyfuse3.py", case.target)
