@@ -78,6 +78,9 @@ class Bench:
         self.servers: list[Server] = []
         self.tree = Tree()
         os.mkdir(self.path)
+        for each in (directory, self.path):
+            # Clients of any user must come to the mount.
+            os.chmod(each, 0o755)
 
     # -- mounting --------------------------------------------------------------------------------------------------
 
@@ -212,6 +215,14 @@ class Bench:
         if len(found) != 1:
             raise Failed(f"{Opcode(opcode).name} requests", 1, len(found))
         return found[0]
+
+    def step_to(self, opcode: int, times: int = 1) -> Request:
+        """Serve by hand, where no thread does, until the `times`-th request of an opcode is handled. Raises Failed."""
+        deadline = time.monotonic() + self.patience
+        while len(self.seen(opcode)) < times:
+            if not self.server.step(max(deadline - time.monotonic(), 0)):
+                raise Failed("the kernel", f"{Opcode(opcode).name}, {times} times", f"{len(self.seen(opcode))} times")
+        return self.seen(opcode)[times - 1]
 
     # -- expectations ----------------------------------------------------------------------------------------------
 

@@ -48,6 +48,55 @@ def call(name: str) -> Callable[..., Any]:
     return found  # type: ignore[no-any-return]
 
 
+#: what differs by machine: getdents64, name_to_handle_at, open_by_handle_at
+_NUMBERS = {"x86_64": (217, 303, 304), "s390x": (220, 335, 336), "ppc64le": (202, 345, 346)}
+_GETDENTS64, _NAME_TO_HANDLE_AT, _OPEN_BY_HANDLE_AT = _NUMBERS.get(os.uname().machine, (61, 264, 265))
+
+
+def _syscall(name: str, number: int, *words: Any) -> int:
+    """A system call by number: ints, bytes (a name), and cffi buffers. Raises OSError, Unavailable."""
+    if libc is None:
+        raise Unavailable(f"this Python has no cffi, which {name} takes")
+    ffi = libc.ffi
+    kept = [ffi.new("char[]", each) if isinstance(each, bytes) else each for each in words]
+    done = int(
+        libc._libc.syscall(number, *(ffi.cast("long", each) if isinstance(each, int) else each for each in kept))
+    )
+    if done < 0:
+        raise OSError(ffi.errno, os.strerror(ffi.errno), name)
+    return done
+
+
+def entries(fd: int, size: int = 32768) -> list[tuple[int, int, int, bytes]]:
+    """One getdents64(2) with room for `size` bytes: inode, the position behind it, type and name of each entry.
+
+    The list is empty at the directory's end. Raises OSError, Unavailable.
+    """
+    room = libc.ffi.new("char[]", size) if libc is not None else None
+    data = bytes(libc.ffi.buffer(room)[: _syscall("getdents64", _GETDENTS64, fd, room, size)]) if libc else b""
+    found, at = [], 0
+    while at < len(data):
+        inode, position, length, kind = struct.unpack_from("=QqHB", data, at)
+        found.append((inode, position, kind, data[at + 19 : at + length].partition(b"\0")[0]))
+        at += length
+    return found
+
+
+def file_handle(path: str) -> bytes:
+    """name_to_handle_at(2): an opaque handle of a file. Raises OSError, Unavailable."""
+    if libc is None:
+        raise Unavailable("this Python has no cffi, which name_to_handle_at takes")
+    handle = libc.ffi.new("char[]", struct.pack("=Ii", 128, 0) + bytes(128))
+    _syscall("name_to_handle_at", _NAME_TO_HANDLE_AT, -100, os.fsencode(path), handle, libc.ffi.new("int *"), 0)
+    (length,) = struct.unpack_from("=I", libc.ffi.buffer(handle))
+    return bytes(libc.ffi.buffer(handle)[: 8 + length])
+
+
+def open_by_handle(mount: int, handle: bytes, flags: int) -> int:
+    """open_by_handle_at(2) on the filesystem that the descriptor `mount` is of. Raises OSError, Unavailable."""
+    return _syscall("open_by_handle_at", _OPEN_BY_HANDLE_AT, mount, handle, flags)
+
+
 def open_device(flags: int = os.O_RDWR) -> int:
     """A descriptor of /dev/fuse, close-on-exec. Raises OSError."""
     return os.open(DEVICE, flags | os.O_CLOEXEC)
@@ -99,6 +148,21 @@ def clone(fd: int) -> int:
         os.close(made)
         raise
     return made
+
+
+def inotify(path: str, mask: int) -> int:
+    """A descriptor that tells of what `mask` says happens to `path` (inotify(7)). Raises OSError, Unavailable."""
+    try:
+        from ctypes import CDLL, get_errno
+    except ImportError:
+        raise Unavailable("this Python has no ctypes, which inotify takes") from None
+    system = CDLL(None, use_errno=True)
+    if not hasattr(system, "inotify_init1"):
+        raise Unavailable("no inotify here")
+    fd = int(system.inotify_init1(os.O_CLOEXEC))
+    if fd < 0 or system.inotify_add_watch(fd, os.fsencode(path), mask) < 0:
+        raise OSError(get_errno(), os.strerror(get_errno()), path)
+    return fd
 
 
 def kernel() -> dict[str, str]:

@@ -6,6 +6,7 @@ fault fails any case. Never here: what a case expects, and mounting.
 
 import errno
 import os
+import select
 import threading
 import time
 from collections.abc import Callable
@@ -112,6 +113,13 @@ class Server:
                     self.moved.notify_all()
                 return
             self.take(frame)
+
+    def step(self, seconds: float = 5.0) -> bool:
+        """Read one request and handle it, where no thread serves; whether one came in time. Raises OSError."""
+        if not select.select([self.fd], [], [], seconds)[0]:
+            return False
+        self.take(os.read(self.fd, BUFFER))
+        return True
 
     def take(self, frame: bytes) -> None:
         """Handle one request, wherever it was read."""
