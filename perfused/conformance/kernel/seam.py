@@ -53,17 +53,21 @@ _NUMBERS = {"x86_64": (217, 303, 304), "s390x": (220, 335, 336), "ppc64le": (202
 _GETDENTS64, _NAME_TO_HANDLE_AT, _OPEN_BY_HANDLE_AT = _NUMBERS.get(os.uname().machine, (61, 264, 265))
 
 
-def _syscall(name: str, number: int, *words: Any) -> int:
-    """A system call by number: ints, bytes (a name), and cffi buffers. Raises OSError, Unavailable."""
+def _room(name: str, start: bytes) -> Any:
+    """A buffer of C that begins with `start`. Raises Unavailable."""
     if libc is None:
         raise Unavailable(f"this Python has no cffi, which {name} takes")
-    ffi = libc.ffi
-    kept = [ffi.new("char[]", each) if isinstance(each, bytes) else each for each in words]
-    done = int(
-        libc._libc.syscall(number, *(ffi.cast("long", each) if isinstance(each, int) else each for each in kept))
-    )
+    return libc.ffi.new("char[]", start)
+
+
+def _syscall(name: str, number: int, *words: Any) -> int:
+    """A system call by number, of ints and buffers of `_room`. Raises OSError, Unavailable."""
+    if libc is None:
+        raise Unavailable(f"this Python has no cffi, which {name} takes")
+    cast = libc.ffi.cast
+    done = int(libc._libc.syscall(number, *(cast("long", each) if isinstance(each, int) else each for each in words)))
     if done < 0:
-        raise OSError(ffi.errno, os.strerror(ffi.errno), name)
+        raise OSError(libc.ffi.errno, os.strerror(libc.ffi.errno), name)
     return done
 
 
@@ -72,8 +76,9 @@ def entries(fd: int, size: int = 32768) -> list[tuple[int, int, int, bytes]]:
 
     The list is empty at the directory's end. Raises OSError, Unavailable.
     """
-    room = libc.ffi.new("char[]", size) if libc is not None else None
-    data = bytes(libc.ffi.buffer(room)[: _syscall("getdents64", _GETDENTS64, fd, room, size)]) if libc else b""
+    room = _room("getdents64", bytes(size))
+    length = _syscall("getdents64", _GETDENTS64, fd, room, size)
+    data = bytes(libc.ffi.buffer(room)[:length]) if libc else b""
     found, at = [], 0
     while at < len(data):
         inode, position, length, kind = struct.unpack_from("=QqHB", data, at)

@@ -101,21 +101,25 @@ class Tree:
         return codec.attr.build(codec.attr.make(**made | fields))[: compat.size("attr", self.minor)]
 
     def entry(self, node: Node, valid: int | None = None, minor: int | None = None, **fields: int) -> bytes:
-        """fuse_entry_out of a node; `fields` are nodeid, generation, and those of fuse_attr."""
-        head = {"nodeid": node.nodeid, "generation": 0}
-        head |= {key: fields.pop(key) for key in list(fields) if key in head}
+        """fuse_entry_out of a node; `fields` are its own (nodeid, entry_valid ...) and those of fuse_attr."""
         seconds = self.valid if valid is None else valid
-        whole = codec.entry_out.build(codec.entry_out.make(**head, entry_valid=seconds, attr_valid=seconds))
+        head = {
+            "nodeid": node.nodeid, "generation": 0, "entry_valid": seconds, "attr_valid": seconds,
+            "entry_valid_nsec": 0, "attr_valid_nsec": 0,
+        }  # fmt: skip
+        head |= {key: fields.pop(key) for key in list(fields) if key in head}
+        whole = codec.entry_out.build(codec.entry_out.make(**head))
         own, self.minor = self.minor, self.minor if minor is None else minor
         try:
             return whole[:40] + self.attr(node, **fields)
         finally:
             self.minor = own
 
-    def attr_out(self, node: Node, valid: int | None = None, **fields: int) -> bytes:
-        """fuse_attr_out of a node."""
+    def attr_out(self, node: Node, valid: int | None = None, attr_valid_nsec: int = 0, **fields: int) -> bytes:
+        """fuse_attr_out of a node; `fields` are those of fuse_attr."""
         seconds = self.valid if valid is None else valid
-        return codec.attr_out.build(codec.attr_out.make(attr_valid=seconds))[:16] + self.attr(node, **fields)
+        head = codec.attr_out.build(codec.attr_out.make(attr_valid=seconds, attr_valid_nsec=attr_valid_nsec))
+        return head[:16] + self.attr(node, **fields)
 
     def opened(self, fh: int = 1, open_flags: int | None = None, backing_id: int = 0) -> bytes:
         """fuse_open_out."""
