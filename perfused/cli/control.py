@@ -12,6 +12,7 @@ from perfused import __version__
 
 #: command -> module of this package, and what it is called there
 COMMANDS = {
+    "conform": ("conforming", "conform"),
     "exec": ("executing", "execute"),
     "mounts": ("asking", "mounts"),
     "probe": ("asking", "probe"),

@@ -14,18 +14,6 @@ if TYPE_CHECKING:
     from perfused.conformance.kernel.bench import Bench
 
 
-class Verdict(StrEnum):
-    """How a case went. XFAIL and XPASS are a profile's words for FAIL and PASS."""
-
-    PASS = "PASS"
-    FAIL = "FAIL"
-    XFAIL = "XFAIL"
-    XPASS = "XPASS"
-    SKIP = "SKIP"
-    HANG = "HANG"
-    PANIC = "PANIC-suspect"
-
-
 class Level(StrEnum):
     """Who demands it: the protocol, good sense, or nobody (what this kernel chose, worth knowing when it changes)."""
 

@@ -17,9 +17,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from perfused.conformance.findings import Verdict
 from perfused.conformance.kernel import bench, seam
 from perfused.conformance.kernel.bench import Bench
-from perfused.conformance.kernel.case import Case, Failed, Skipped, Verdict
+from perfused.conformance.kernel.case import Case, Failed, Skipped
 from wire.flags import InitFlag
 
 #: seconds a case may take in all, and any one wait in it

@@ -88,18 +88,17 @@ def entries(fd: int, size: int = 32768) -> list[tuple[int, int, int, bytes]]:
 
 
 def file_handle(path: str) -> bytes:
-    """name_to_handle_at(2): an opaque handle of a file. Raises OSError, Unavailable."""
-    if libc is None:
-        raise Unavailable("this Python has no cffi, which name_to_handle_at takes")
-    handle = libc.ffi.new("char[]", struct.pack("=Ii", 128, 0) + bytes(128))
-    _syscall("name_to_handle_at", _NAME_TO_HANDLE_AT, -100, os.fsencode(path), handle, libc.ffi.new("int *"), 0)
-    (length,) = struct.unpack_from("=I", libc.ffi.buffer(handle))
-    return bytes(libc.ffi.buffer(handle)[: 8 + length])
+    """name_to_handle_at(2): struct file_handle of a file. Raises OSError, Unavailable."""
+    name = "name_to_handle_at"
+    room = _room(name, struct.pack("=Ii", 128, 0) + bytes(128))
+    _syscall(name, _NAME_TO_HANDLE_AT, -100, _room(name, os.fsencode(path)), room, _room(name, bytes(8)), 0)
+    data = bytes(libc.ffi.buffer(room)) if libc else b""
+    return data[: 8 + struct.unpack_from("=I", data)[0]]
 
 
 def open_by_handle(mount: int, handle: bytes, flags: int) -> int:
     """open_by_handle_at(2) on the filesystem that the descriptor `mount` is of. Raises OSError, Unavailable."""
-    return _syscall("open_by_handle_at", _OPEN_BY_HANDLE_AT, mount, handle, flags)
+    return _syscall("open_by_handle_at", _OPEN_BY_HANDLE_AT, mount, _room("open_by_handle_at", handle), flags)
 
 
 def open_device(flags: int = os.O_RDWR) -> int:
