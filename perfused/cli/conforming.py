@@ -106,8 +106,8 @@ class Live:
         self._console = _console(stderr=True)
         columns = (TextColumn("{task.fields[now]}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         self._progress = Progress(
-            *columns, console=self._console, disable=not self._console.is_terminal, transient=True
-        )
+            *columns, console=self._console, disable=not self._console.is_terminal, transient=True, auto_refresh=False
+        )  # no thread that draws: the suites fork
         self._task = self._progress.add_task("", total=total, now="")
 
     def __enter__(self) -> "Live":
