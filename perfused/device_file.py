@@ -11,7 +11,8 @@ import select
 import socket
 import struct
 import threading
-from queue import SimpleQueue
+from collections import deque
+from collections.abc import Callable
 from typing import NamedTuple
 
 from perfused import kernel, libc
@@ -40,6 +41,9 @@ LEAST_READ = 8192
 #: A reply below this is not continued by another WRITE: the kernel breaks one only where it fills `max_pages` pages,
 #: of which a pipe may hold small pieces.
 LEAST_PIECE = 65_536
+#: requests that wait for a READ: bytes at most, each with what it costs to keep it
+BACKLOG = 2 << 20
+REQUEST_COST = 256
 #: seconds the rest of a reply may take
 PIECE_WAIT = 1.0
 FOPEN_DIRECT_IO, FOPEN_NONSEEKABLE, FOPEN_STREAM, FOPEN_NOFLUSH = 1 << 0, 1 << 2, 1 << 4, 1 << 5
@@ -103,9 +107,10 @@ def open_in(mount: int) -> int:
 
 
 class DeviceFile:
-    """Serves the file. One thread calls `step` or `recv_into`, others `send`, `answer_with` and `refused`.
+    """Serves the file. One thread calls `step` or `recv_into`, others `send` and `answer_with`.
 
     `waiting` has each READ that is parked (unique -> bytes it has room for), and who takes one out of it answers it.
+    Requests that find none wait in line. Who adds to either looks at the other afterwards, so no two miss each other.
     """
 
     def __init__(self, outer: int, max_frame: int) -> None:
@@ -120,13 +125,15 @@ class DeviceFile:
         self.result = 0
         self.handles: set[int] = set()
         self.waiting: dict[int, int] = {}
-        self._queue: SimpleQueue[int] = SimpleQueue()
+        #: told how much a READ has room for when that changes: no request may be larger
+        self.narrow: Callable[[int], None] = lambda room: None
+        self._room = 0
         self._opened = 0
-        #: whether a frame waits for a READ; with `_impatient` and `_pollers` changed under the lock
-        self._holding = False
-        self._impatient: set[int] = set()
+        #: requests in line, what they cost, who is to be told of the next; changed under the lock of `_moved`
+        self._line: deque[bytes] = deque()
+        self._cost = 0
         self._pollers: set[int] = set()
-        self._lock = threading.Lock()
+        self._moved = threading.Condition()
         self._head = bytearray(HEAD.size)
         self._rest = bytearray(self.max_write)
         #: the WRITE that is not answered yet: (unique, size)
@@ -140,36 +147,26 @@ class DeviceFile:
     # -- what the relay needs of a socket --------------------------------------------------------------------------
 
     def send(self, frame: Buffer, flags: int = 0) -> int:
-        """Give a request to the next READ, waiting for one (with MSG_DONTWAIT: BlockingIOError where none is parked).
+        """Give a request to a READ, or have it wait for one; where too many wait, wait until they are fewer.
 
-        OSError EMSGSIZE: the READ had no room for it, and has been told EIO; EPIPE: the file serves nobody any more.
+        BlockingIOError in the place of waiting with MSG_DONTWAIT; OSError EPIPE: the file relays nothing any more.
         """
-        waiting, size = self.waiting, len(frame)
-        while True:
-            if not waiting:
+        if self.waiting and not self._line and self._give(frame):
+            return len(frame)
+        with self._moved:
+            cost = len(frame) + REQUEST_COST
+            while not self.error and self._line and self._cost + cost > BACKLOG:
                 if flags & socket.MSG_DONTWAIT:
-                    raise BlockingIOError(errno.EAGAIN, "nobody reads")
-                self._hold()
-            unique = self._queue.get()
-            room = waiting.pop(unique, None)
-            if self._holding:
-                self._let_go()
-            if not unique:
-                self._queue.put(0)
+                    raise BlockingIOError(errno.EAGAIN, "too many requests wait")
+                self._moved.wait()
+            if self.error:
                 raise OSError(errno.EPIPE, "the device file has ended")
-            if room is None:
-                continue
-            if room < size:
-                # The reader is to read again: it is the request that is answered EIO.
-                self._put_back(unique, room)
-                raise OSError(errno.EMSGSIZE, os.strerror(errno.EMSGSIZE))
-            try:
-                os.writev(self.outer, (OUT.pack(16 + size, 0, unique), frame))
-            except OSError as bad:
-                if bad.errno != errno.ENOENT:
-                    raise
-                continue
-            return size
+            self._line.append(bytes(frame))
+            self._cost += cost
+            self._advance()
+            if self._line:
+                self._wake()
+        return len(frame)
 
     def recv_into(self, buffer: bytearray, nbytes: int = 0, flags: int = 0) -> int:
         """The next reply, as it was written, into `buffer` of at least `max_frame` bytes: its size.
@@ -220,24 +217,22 @@ class DeviceFile:
         return 0
 
     def _read(self, head: tuple[int, ...]) -> None:
-        unique = head[UNIQUE]
-        if head[SIZE] < self.least:
+        unique, room = head[UNIQUE], head[SIZE]
+        if room < self.least:
             self._answer(unique, -(errno.EINVAL if self.error != errno.EPERM else errno.EPERM))
-        elif self.error:
+            return
+        if self.error:
             self._answer(unique, -self.error)
-        elif head[FLAGS] & os.O_NONBLOCK:
-            with self._lock:
-                if self._holding:
-                    self._impatient.add(unique)
-                    self.waiting[unique] = head[SIZE]
-                    self._queue.put(unique)
-                    return
-            self._answer(unique, -errno.EAGAIN)
-        else:
-            self.waiting[unique] = head[SIZE]
-            self._queue.put(unique)
-            if self.error:
-                self._fail(unique, self.error)
+            return
+        if room != self._room:
+            self._room = room
+            self.narrow(room)
+        self.waiting[unique] = room
+        if self._line:
+            with self._moved:
+                self._advance()
+        if self.error or head[FLAGS] & os.O_NONBLOCK:
+            self._fail(unique, self.error or errno.EAGAIN)
 
     def _write(self, head: tuple[int, ...], buffer: bytearray) -> int:
         size, so_far = head[SIZE], self._so_far
@@ -322,38 +317,43 @@ class DeviceFile:
             raise OSError(errno.EPIPE, "the device file was closed")
 
     def _poll(self, unique: int, asked: codec.PollIn) -> None:
-        with self._lock:
+        with self._moved:
             if asked.flags & POLL_SCHEDULE_NOTIFY:
                 self._pollers.add(asked.kh)
-            events = select.POLLERR if self.error else _WRITABLE | (_READABLE if self._holding else 0)
+            events = select.POLLERR if self.error else _WRITABLE | (_READABLE if self._line else 0)
         self._answer(unique, 0, codec.poll_out.pack(events, 0))
 
     # -- parked READs ----------------------------------------------------------------------------------------------
 
-    def _hold(self) -> None:
-        """A frame waits: say so to those who poll."""
-        with self._lock:
-            self._holding = True
-            self._wake()
+    def _give(self, frame: Buffer) -> bool:
+        """Answer one of the parked READs with a request; False where none is left."""
+        size = len(frame)
+        while True:
+            try:
+                unique, room = self.waiting.popitem()
+            except KeyError:
+                return False
+            if room < size:
+                self._answer(unique, -errno.EINVAL)
+                continue
+            try:
+                os.writev(self.outer, (OUT.pack(OUT.size + size, 0, unique), frame))
+                return True
+            except OSError as bad:
+                if bad.errno in _CLOSED:
+                    raise OSError(errno.EPIPE, "nobody has the device file") from None
 
-    def _let_go(self) -> None:
-        """The frame has found a READ; those that were to take it, or nothing, take nothing."""
-        with self._lock:
-            self._holding = False
-            impatient, self._impatient = self._impatient, set()
-        for unique in impatient:
-            self._fail(unique, errno.EAGAIN)
+    def _advance(self) -> None:
+        """Give what is in line to parked READs, with the lock held."""
+        while self._line and self._give(self._line[0]):
+            self._cost -= len(self._line.popleft()) + REQUEST_COST
+            self._moved.notify_all()
 
     def _wake(self) -> None:
+        """Have those who poll look again, with the lock held."""
         pollers, self._pollers = self._pollers, set()
         for each in pollers:
             self._put(codec.out_header.pack(24, Notify.POLL, 0) + codec.notify_poll_wakeup_out.pack(each))
-
-    def _put_back(self, unique: int, room: int) -> None:
-        self.waiting[unique] = room
-        self._queue.put(unique)
-        if self.error:
-            self._fail(unique, self.error)
 
     def _fail(self, unique: int, error: int) -> None:
         """Answer a parked READ, unless somebody else does."""
@@ -366,14 +366,17 @@ class DeviceFile:
         if error:
             for unique in list(self.waiting):
                 self._fail(unique, error)
-            if error != errno.EPERM:
-                self._queue.put(0)
-        with self._lock:
+        with self._moved:
+            if error:
+                self._line.clear()
+                self._cost = 0
+            self._moved.notify_all()
             self._wake()
 
     def expect(self, max_write: int) -> None:
         """INIT is settled: a READ must have room for the largest WRITE and its heads, as fuse_dev_do_read has it."""
         self.least = max(LEAST_READ, HEAD.size + max_write)
+        self.narrow(max(self._room, self.least))
 
     def refused(self, error: int) -> None:
         """The WRITE under way is told `error`. From the thread of `recv_into`."""

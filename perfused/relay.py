@@ -54,6 +54,8 @@ class Relay:
         self._ended = ended
         #: tells the writer of a reply what became of it, where that can be told
         self._tell = sock.refused if isinstance(sock, DeviceFile) else None
+        if isinstance(sock, DeviceFile):
+            sock.narrow = self._narrow
         self._once = threading.Lock()
         self._notices: deque[bytes] | None = None
         self._notices_moved = threading.Condition()
@@ -63,6 +65,8 @@ class Relay:
         size = engine.rules.max_frame
         self._from_kernel = bytearray(size)
         self._from_filesystem = bytearray(size)
+        #: what a request is read into; what does not fit is answered by the kernel
+        self._room: list[bytearray | memoryview] = [self._from_kernel]
 
     def start(self) -> list[threading.Thread]:
         """Start both threads; they end by themselves when the mount or the filesystem is gone."""
@@ -73,6 +77,9 @@ class Relay:
         for each in threads:
             each.start()
         return threads
+
+    def _narrow(self, room: int) -> None:
+        self._room[0] = memoryview(self._from_kernel)[:room]
 
     def _guard(self, loop: Callable[[], str]) -> None:
         try:
@@ -87,7 +94,7 @@ class Relay:
 
     def _kernel_to_filesystem(self) -> str:
         engine = self.engine
-        device, buffers = self.device, [self._from_kernel]
+        device, buffers = self.device, self._room
         view = memoryview(self._from_kernel)
         readv, unpack, send = os.readv, HEAD.unpack_from, self.sock.send
         inflight, hooks, counts = engine.inflight, engine.on_request, engine.counters.requests
