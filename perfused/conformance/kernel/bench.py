@@ -11,12 +11,13 @@ import select
 import signal
 import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Any, NamedTuple
 
 from perfused.conformance.kernel import seam
 from perfused.conformance.kernel.case import Failed, Skipped
 from perfused.conformance.kernel.server import Reaction, Rule, Server
+from perfused.conformance.kernel.steps import Steps
 from perfused.conformance.kernel.tree import Tree
 from wire import compat
 from wire.flags import InitFlag
@@ -152,6 +153,10 @@ class Bench:
         """Have a process do `work`: what it gave, or the errno that it got."""
         return self.start(work, uid).wait(self.patience)
 
+    def steps(self, work: Callable[[], Generator[Any, None, None]], uid: int = 0) -> Steps:
+        """A process that does `work`, a generator function, as far as each `yield`, when it is told to go on."""
+        return Steps(self, work, uid)
+
     def ok(self, work: Callable[[], Any], uid: int = 0) -> Any:
         """Have a process do `work`, which must succeed: its value."""
         outcome = self.do(work, uid)
@@ -215,6 +220,10 @@ class Bench:
         if len(found) != 1:
             raise Failed(f"{Opcode(opcode).name} requests", 1, len(found))
         return found[0]
+
+    def settle(self) -> None:
+        """Wait until all that the kernel has queued is handled: asks statfs(2), whose request comes behind it."""
+        self.ok(lambda: os.statvfs(self.path))
 
     def step_to(self, opcode: int, times: int = 1) -> Request:
         """Serve by hand, where no thread does, until the `times`-th request of an opcode is handled. Raises Failed."""

@@ -48,9 +48,9 @@ def call(name: str) -> Callable[..., Any]:
     return found  # type: ignore[no-any-return]
 
 
-#: what differs by machine: getdents64, name_to_handle_at, open_by_handle_at
-_NUMBERS = {"x86_64": (217, 303, 304), "s390x": (220, 335, 336), "ppc64le": (202, 345, 346)}
-_GETDENTS64, _NAME_TO_HANDLE_AT, _OPEN_BY_HANDLE_AT = _NUMBERS.get(os.uname().machine, (61, 264, 265))
+#: what differs by machine: getdents64, name_to_handle_at, open_by_handle_at, syncfs
+_NUMBERS = {"x86_64": (217, 303, 304, 306), "s390x": (220, 335, 336, 338), "ppc64le": (202, 345, 346, 348)}
+_GETDENTS64, _NAME_TO_HANDLE_AT, _OPEN_BY_HANDLE_AT, _SYNCFS = _NUMBERS.get(os.uname().machine, (61, 264, 265, 267))
 
 
 def _room(name: str, start: bytes) -> Any:
@@ -99,6 +99,19 @@ def file_handle(path: str) -> bytes:
 def open_by_handle(mount: int, handle: bytes, flags: int) -> int:
     """open_by_handle_at(2) on the filesystem that the descriptor `mount` is of. Raises OSError, Unavailable."""
     return _syscall("open_by_handle_at", _OPEN_BY_HANDLE_AT, mount, _room("open_by_handle_at", handle), flags)
+
+
+def statx(path: str, flags: int, mask: int) -> bytes:
+    """statx(2): struct statx, 256 bytes; `flags` are AT_*, `mask` STATX_*. Raises OSError, Unavailable."""
+    room = _room("statx", bytes(256))
+    if libc is not None and libc._libc.statx(-100, _room("statx", os.fsencode(path)), flags, mask, room) < 0:
+        raise OSError(libc.ffi.errno, os.strerror(libc.ffi.errno), path)
+    return bytes(libc.ffi.buffer(room))[:256] if libc else b""
+
+
+def syncfs(fd: int) -> None:
+    """syncfs(2). Raises OSError, Unavailable."""
+    _syscall("syncfs", _SYNCFS, fd)
 
 
 def open_device(flags: int = os.O_RDWR) -> int:
