@@ -3,6 +3,7 @@
 Never here: cases, and what a report says (perfused.conformance).
 """
 
+import contextlib
 import json
 import sys
 import time
@@ -14,8 +15,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from perfused.cli.suites import in_a_directory
+from perfused.cli.suites import in_a_directory, unwound_by_signals
 from perfused.conformance import profiles, reports
+from perfused.conformance.filesystem.command import mounted_by
+from perfused.conformance.filesystem.examined import examine
+from perfused.conformance.filesystem.runner import Unusable
+from perfused.conformance.filesystem.suite import cases as assertions
 from perfused.conformance.findings import UNEXPECTED, Expectation, Finding, Report, Unreadable, Verdict, changes
 from perfused.conformance.findings import read_report as read
 from perfused.conformance.kernel import runner
@@ -219,6 +224,39 @@ def _list(chosen: list[Case], path: Path | None) -> None:
         names = " ".join(Opcode(number).name for number in each.opcodes)
         table.add_row(each.id, names, each.aspect, str(each.level), f"7.{each.since}", each.source)
     _console().print(table)
+
+
+@conform.command(context_settings={"ignore_unknown_options": False, "allow_interspersed_args": True})
+@click.argument("directory", type=click.Path(file_okay=False, path_type=Path))
+@click.argument("command", nargs=-1, type=click.UNPROCESSED)
+@click.option("--only", multiple=True, metavar="PREFIX", help="Only cases whose id begins so; may be given again.")
+@click.option("--native", type=click.Path(exists=True, file_okay=False, path_type=Path), help="A directory of the "
+              "filesystem underneath: what fails there too is the host's.")  # fmt: skip
+@outputs
+def fs(
+    directory: Path, command: tuple[str, ...], only: tuple[str, ...], native: Path | None, **paths: Path | None
+) -> None:
+    """Test the filesystem that holds DIRECTORY; with `-- COMMAND` the one that the command mounts there.
+
+    As root. The status is 0 where all holds, 1 where something does not, 2 where it cannot be tested.
+    """
+    try:
+        chosen = len(list(assertions(only)))
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(unwound_by_signals())
+            if command:
+                stack.enter_context(mounted_by(command, directory))
+            live = stack.enter_context(Live(chosen))
+            made = examine(directory, only, native, live.told)
+    except Unusable as bad:
+        _fail(f"conform: {bad}")
+    write(made, paths)
+    show(made, _console())
+    said = made.subject
+    print(
+        f"{said['assertions']} assertions: {said['passed']} hold, {said['failed']} do not, {said['not asked']} not asked"
+    )
+    sys.exit(1 if made.failed else 0)
 
 
 @conform.command()

@@ -17,6 +17,17 @@ class Failure:
     got: str
 
 
+@dataclass(frozen=True)
+class Played:
+    """One case as it was played: how many of its assertions hold, which do not, why others were not asked."""
+
+    id: str
+    passed: int
+    failures: tuple[Failure, ...]
+    skipped: dict[str, int]
+    seconds: float
+
+
 @dataclass
 class CallResult:
     """All assertions about one system call: each is in exactly one of `passed`, `failures` and `skipped`."""
@@ -27,6 +38,13 @@ class CallResult:
     #: reason -> number of assertions
     skipped: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
+
+    def add(self, other: "CallResult") -> None:
+        """Take the assertions of another into this."""
+        self.passed += other.passed
+        self.failures += other.failures
+        for reason, count in other.skipped.items():
+            self.skipped[reason] = self.skipped.get(reason, 0) + count
 
     @property
     def failed(self) -> int:

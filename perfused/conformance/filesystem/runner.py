@@ -11,7 +11,7 @@ from pathlib import Path
 from perfused.conformance.filesystem import calls, facts
 from perfused.conformance.filesystem.case import Case, Scene, Unplayable, rehearse
 from perfused.conformance.filesystem.identities import Pool
-from perfused.conformance.filesystem.result import CallResult, Failure, Result
+from perfused.conformance.filesystem.result import CallResult, Failure, Played, Result
 from perfused.conformance.filesystem.suite import cases
 
 
@@ -20,12 +20,16 @@ class Unusable(Exception):
 
 
 def run(
-    directory: str | Path, only: tuple[str, ...] = (), report: Callable[[CallResult], None] | None = None
+    directory: str | Path,
+    only: tuple[str, ...] = (),
+    report: Callable[[CallResult], None] | None = None,
+    played: Callable[[Played], None] | None = None,
 ) -> Result:
     """Play all cases whose ids begin with one of the prefixes in `only`, as root, in a new directory below `directory`.
 
-    `report` is called with each system call's figures as they become known. While it runs, working directory and umask
-    of this process are the suite's; workers are forked, so no other thread should run. Raises Unusable.
+    `report` is called with each system call's figures as they become known, `played` with each case's. While it runs,
+    working directory and umask of this process are the suite's; workers are forked, so no other thread should run.
+    Raises Unusable.
     """
     if os.geteuid() != 0:
         raise Unusable("the suite asks as several users and makes device nodes: it has to be root")
@@ -40,7 +44,7 @@ def run(
         os.chmod(place, 0o755)
         os.chdir(place)
         result = Result(str(directory), _filesystem_at(place))
-        _play(chosen, facts.probe(), result, report)
+        _play(chosen, facts.probe(), result, report, played)
     except OSError as bad:
         raise Unusable(f"{directory}: {bad.strerror or bad}") from bad
     finally:
@@ -52,7 +56,13 @@ def run(
     return result
 
 
-def _play(chosen: list[Case], found: facts.Facts, result: Result, report: Callable[[CallResult], None] | None) -> None:
+def _play(
+    chosen: list[Case],
+    found: facts.Facts,
+    result: Result,
+    report: Callable[[CallResult], None] | None,
+    played: Callable[[Played], None] | None,
+) -> None:
     base = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         pool = Pool(base)
@@ -62,7 +72,12 @@ def _play(chosen: list[Case], found: facts.Facts, result: Result, report: Callab
                 result.calls.append(tally)
                 began = time.monotonic()
                 for number, each in enumerate(group):
-                    _play_one(each, f"{call}{number}", base, found, pool, tally)
+                    own, began_one = CallResult(call), time.monotonic()
+                    _play_one(each, f"{call}{number}", base, found, pool, own)
+                    tally.add(own)
+                    if played:
+                        seconds = time.monotonic() - began_one
+                        played(Played(each.id, own.passed, tuple(own.failures), dict(own.skipped), seconds))
                 tally.seconds = time.monotonic() - began
                 if report:
                     report(tally)
