@@ -18,16 +18,17 @@ how many an operation made at C, and a contestant that was asked less or more of
 def relay_table(found: Found) -> list[str]:
     """One set of rows of the relay: microseconds, and ratios of medians."""
     lines = [
-        "| work | plain µs | C relay µs | socket µs | direct µs | socket ÷ C relay | socket ÷ plain | direct ÷ plain |",
-        "|---|---|---|---|---|---|---|---|",
+        "| work | plain µs | C relay µs | socket µs | device µs | direct µs | socket ÷ C relay | socket ÷ plain "
+        "| device ÷ socket | direct ÷ plain |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for work, row in found.items():
         spread = max(each.spread for each in row.values())
-        plain, relay, socket, direct = (
-            row[name].middle for name in ("plain", "C relay", "perfused socket", "perfused direct")
+        plain, relay, socket, device, direct = (
+            row[name].middle for name in ("plain", "C relay", "perfused socket", "perfused device", "perfused direct")
         )
-        cells = " | ".join(f"{each:.1f}" for each in (plain, relay, socket, direct))
-        ratios = " | ".join(f"{each:.2f}" for each in (socket / relay, socket / plain, direct / plain))
+        cells = " | ".join(f"{each:.1f}" for each in (plain, relay, socket, device, direct))
+        ratios = " | ".join(f"{each:.2f}" for each in (socket / relay, socket / plain, device / socket, direct / plain))
         lines.append(f"| {work} (spread {spread:.0%}) | {cells} | {ratios} |")
     return lines
 

@@ -22,13 +22,18 @@ def rows(place: Path, cores: set[int]) -> Found:
     tag = f"{len(cores)}c"
     with pinned(cores), daemon(place, f"bench{tag}") as (environment, _, _):
         direct = environment | {"PERFUSE_ENDPOINT": "direct"}
+        file = environment | {"PERFUSE_ENDPOINT": "device"}
         with (
             mounted(place, f"plain {tag}", [place / "server", "TARGET"], environment) as plain,
             mounted(place, f"relay {tag}", [place / "relay", "TARGET", place / "server"], environment) as relay,
             mounted(place, f"socket {tag}", [place / "server-perfuse", "TARGET"], environment) as socket,
+            mounted(place, f"device {tag}", [place / "server-perfuse", "TARGET"], file) as device,
             mounted(place, f"direct {tag}", [place / "server-perfuse", "TARGET"], direct) as through,
         ):
-            contestants = {"plain": plain, "C relay": relay, "perfused socket": socket, "perfused direct": through}
+            contestants = {
+                "plain": plain, "C relay": relay, "perfused socket": socket, "perfused device": device,
+                "perfused direct": through,
+            }  # fmt: skip
             return take_turns(place, WORK, contestants)
 
 

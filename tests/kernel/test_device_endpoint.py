@@ -22,6 +22,7 @@ from libperfuse import perfuse_mount, perfuse_open
 from libperfuse.connection import PerfuseError
 from libperfuse.perfuse import kept_connection
 from perfused import device_file
+from perfused.conformance.exerciser import exercise
 from tests.kernel.conftest import ROOT, Daemon, eventually, fuse_mounts
 from tests.kernel.scripted import Scripted, init_reply
 from wire import codec, ioctls
@@ -405,6 +406,50 @@ def test_splices_pass_whole_in_both_directions(daemon: Daemon, target: Path, tmp
         fs.kill()
         _, said = fs.communicate()
         assert not said
+
+
+def test_a_splice_from_a_handle_opened_without_o_direct_fails_and_loses_no_request(device: int, target: Path) -> None:
+    started(device, target)
+    again = os.open(f"/proc/self/fd/{device}", os.O_RDWR | os.O_CLOEXEC)
+    into, out = os.pipe()
+    with asking(target) as result:
+        eventually(lambda: events(device) & select.POLLIN, "a request waits")
+        assert refusal(lambda: os.splice(again, out, 65_536)) in (errno.EIO, errno.EINVAL)
+        head, _ = take(again)
+        answer(again, head.unique, error=-errno.EXDEV)
+    for each in (again, into, out):
+        os.close(each)
+    assert isinstance(result[0], OSError)
+    assert result[0].errno == errno.EXDEV
+
+
+def test_requests_that_nobody_reads_pass_their_deadline(daemons: Callable[..., Daemon], target: Path) -> None:
+    fd = (daemons("[requests]\ndeadline = 0.3\ninterrupt_grace = 0.1\n"), perfuse_open("/dev/fuse", os.O_RDWR))[1]
+    started(fd, target)
+    with asking(target) as first, asking(target) as second:
+        pass
+    os.close(fd)
+    for each in (first, second):
+        assert isinstance(each[0], OSError)
+        assert each[0].errno == errno.EIO
+
+
+@pytest.mark.parametrize("fixture", ["rawfs", "memory", "loopback"])
+def test_random_operations_on_files_do_what_they_should(
+    daemon: Daemon, target: Path, tmp_path: Path, fixture: str
+) -> None:
+    if fixture == "rawfs":
+        fs = daemon.rawfs(target)
+    else:
+        source = tmp_path / "source"
+        source.mkdir()
+        words = [target] if fixture == "memory" else [source, target]
+        fs = daemon.run(sys.executable, ROOT / "fixtures" / f"{fixture}.py", *words, cwd=ROOT)
+        eventually(lambda: fuse_mounts(target), "it is mounted")
+    outcome = exercise(target, 7, 400)
+    assert outcome.mismatch is None, outcome.mismatch.report()
+    subprocess.run(["umount", target], check=True)
+    assert fs.wait(20) == 0
 
 
 # -- the end ------------------------------------------------------------------------------------------
