@@ -19,13 +19,14 @@ from pathlib import Path
 import pytest
 
 from libperfuse import perfuse_mount, perfuse_open
-from libperfuse.connection import PerfuseError
-from libperfuse.perfuse import kept_connection
+from libperfuse.connection import PerfuseError, ask, connect, exchange, receive
+from libperfuse.perfuse import device_name, kept_connection
 from perfused import device_file
 from perfused.conformance.exerciser import exercise
 from tests.kernel.conftest import ROOT, Daemon, eventually, fuse_mounts
 from tests.kernel.scripted import Scripted, init_reply
-from wire import codec, ioctls
+from tests.kernel.test_backing import TEXT, Backed
+from wire import codec, control, ioctls
 from wire.flags import InitFlag
 from wire.opcodes import Notify, Opcode
 
@@ -665,6 +666,35 @@ def test_splice_flags_are_offered_and_rings_are_not(device: int, target: Path) -
     assert flags & InitFlag.SPLICE_READ
     assert not flags & InitFlag.OVER_IO_URING
     unmount(target)
+
+
+@pytest.fixture
+def backed(daemon: Daemon, target: Path, tmp_path: Path) -> Iterator[Backed]:
+    """A mount whose file is backed by another."""
+    path = tmp_path / "backing"
+    path.write_bytes(TEXT)
+    made = Backed(path).mount(target)
+    yield made
+    unmount(target)
+    assert made.fs.ended.wait(20)
+    os.close(made.fs.fd)
+
+
+def test_backing_files_are_registered_and_read_by_the_kernel(backed: Backed, target: Path) -> None:
+    assert (target / "file").read_bytes() == TEXT
+    assert backed.ids
+    assert Opcode.READ not in backed.fs.opcodes
+
+
+def test_another_device_registers_no_backing_file(daemon: Daemon, backed: Backed) -> None:
+    other = perfuse_open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+    with connect() as connection, open(backed.path, "r+b") as file:
+        ask(connection, {"op": "backing", "device": device_name(backed.fs.fd)[1:].decode()})
+        exchange(connection, control.build_request({"op": "backing_open"}), (other, file.fileno()))
+        message, _ = receive(connection)
+    os.close(other)
+    assert isinstance(message, control.Answer)
+    assert message.error == -errno.EPERM
 
 
 def test_a_live_trace_shows_its_frames(daemon: Daemon, target: Path) -> None:
