@@ -101,6 +101,10 @@ class Codec(Generic[T]):
         self._bytes = self._byte_fields()
         self.unpack_from: UnpackFrom[T] = self._reader()
 
+    def offset(self, field: str) -> int:
+        """Where a flat field (``"attr.ino"``) begins, in bytes. ValueError for a field that is not there."""
+        return _struct.calcsize(self.order + "".join(self._codes()[: self.fields.index(field)]))
+
     def _codes(self) -> list[str]:
         """One format code for every flat field."""
         codes, number = [], ""

@@ -253,9 +253,8 @@ def fs(
     write(made, paths)
     show(made, _console())
     said = made.subject
-    print(
-        f"{said['assertions']} assertions: {said['passed']} hold, {said['failed']} do not, {said['not asked']} not asked"
-    )
+    counted = f"{said['passed']} hold, {said['failed']} do not, {said['not asked']} not asked"
+    print(f"{said['assertions']} assertions: {counted}")
     sys.exit(1 if made.failed else 0)
 
 

@@ -19,10 +19,10 @@ from perfused.conformance.kernel.case import Failed, Skipped
 from perfused.conformance.kernel.server import Reaction, Rule, Server
 from perfused.conformance.kernel.steps import Steps
 from perfused.conformance.kernel.tree import Tree
-from wire import compat
+from wire import codec, compat
 from wire.flags import InitFlag
 from wire.message import Request
-from wire.opcodes import Opcode
+from wire.opcodes import BY_NUMBER, Opcode
 
 
 class Outcome(NamedTuple):
@@ -240,6 +240,15 @@ class Bench:
         """Raises Failed unless both are the same."""
         if got != wanted:
             raise Failed(what, wanted, got)
+
+    @staticmethod
+    def field(request: Request, name: str, wanted: object) -> None:
+        """Raises Failed, with the field's offset in the frame, unless a field of a request's head is as wanted."""
+        got = getattr(request.head, name)
+        if got != wanted:
+            row = BY_NUMBER[request.header.opcode]
+            at = 40 + codec.CODECS[row.head].offset(name)
+            raise Failed(f"{row.head}.{name} at offset {at} of {row.name}", wanted, got)
 
     @staticmethod
     def true(what: str, holds: object, got: object = "it does not hold") -> None:

@@ -119,7 +119,7 @@ def one(case: Case, kernel: Kernel, patience: float = PATIENCE) -> Outcome:
         names = ", ".join(flag.name or "" for flag in InitFlag if flag in missing)
         return Outcome(case, Verdict.SKIP, f"the kernel does not offer {names}")
     begun = time.monotonic()
-    kind, said = _apart(case.run, kernel.flags, kernel.minor, min(WAIT, patience / 2), patience)
+    kind, said = _apart(case.run, kernel.flags, kernel.minor, min(WAIT, patience / 2), patience, case.opcodes)
     seconds = round(time.monotonic() - begun, 3)
     if kind == "value":
         return Outcome(case, Verdict.PASS, seconds=seconds)
@@ -131,7 +131,14 @@ def one(case: Case, kernel: Kernel, patience: float = PATIENCE) -> Outcome:
     return Outcome(case, Verdict.FAIL, message, details, seconds)
 
 
-def _apart(work: Callable[[Bench], Any], offered: int, minor: int, wait: float, patience: float) -> tuple[str, Any]:
+def _apart(
+    work: Callable[[Bench], Any],
+    offered: int,
+    minor: int,
+    wait: float,
+    patience: float,
+    opcodes: tuple[int, ...] = (),
+) -> tuple[str, Any]:
     """Do `work` on a bench in a process group of its own: ("value" | "fail" | "skip" | "hang", what it said)."""
     directory = tempfile.mkdtemp(prefix="conform-")
     read, write = os.pipe()
@@ -140,7 +147,7 @@ def _apart(work: Callable[[Bench], Any], offered: int, minor: int, wait: float, 
         try:
             os.setpgid(0, 0)
             os.close(read)
-            said = _live(work, directory, offered, minor, wait)
+            said = _live(work, directory, offered, minor, wait, opcodes)
             data = pickle.dumps(said)
             while data:
                 data = data[os.write(write, data) :]
@@ -176,7 +183,9 @@ def _clear(directory: str) -> None:
     shutil.rmtree(directory, ignore_errors=True)
 
 
-def _live(work: Callable[[Bench], Any], directory: str, offered: int, minor: int, wait: float) -> tuple[str, Any]:
+def _live(
+    work: Callable[[Bench], Any], directory: str, offered: int, minor: int, wait: float, opcodes: tuple[int, ...]
+) -> tuple[str, Any]:
     seam.alone()
     ground = Bench(directory, offered, minor, wait)
     try:
@@ -188,18 +197,19 @@ def _live(work: Callable[[Bench], Any], directory: str, offered: int, minor: int
     except (Skipped, seam.Unavailable) as lacking:
         return "skip", str(lacking)
     except Failed as failed:
-        return "fail", (str(failed), _transcript(ground))
+        return "fail", (str(failed), _transcript(ground, opcodes))
     except OSError as bad:
         name = errno.errorcode.get(bad.errno or 0, bad.errno)
-        return "fail", (f"{name}: {bad.strerror}", _transcript(ground))
+        return "fail", (f"{name}: {bad.strerror}", _transcript(ground, opcodes))
     except Exception as fault:
-        return "fail", (f"the case itself: {type(fault).__name__}: {fault}", _transcript(ground))
+        return "fail", (f"the case itself: {type(fault).__name__}: {fault}", _transcript(ground, opcodes))
     finally:
         ground.close()
 
 
-def _transcript(ground: Bench) -> list[str]:
-    return [line for server in ground.servers for line in server.transcript()]
+def _transcript(ground: Bench, opcodes: tuple[int, ...]) -> list[str]:
+    """The frames of all servers; the first of those that the case is about in hexadecimal, too."""
+    return [line for server in ground.servers for line in server.transcript(dumped=opcodes)]
 
 
 # -- the journal -------------------------------------------------------------------------------------------------------

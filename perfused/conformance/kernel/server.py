@@ -62,6 +62,16 @@ def out(unique: int, body: bytes = b"", error: int = 0) -> bytes:
     return codec.out_header.pack(16 + len(body), error, unique) + body
 
 
+def hexdump(data: bytes) -> list[str]:
+    """Offset, sixteen bytes, and what of them is ASCII: a line each."""
+    rows = []
+    for at in range(0, len(data), 16):
+        row = data[at : at + 16]
+        text = "".join(chr(each) if 32 <= each < 127 else "." for each in row)
+        rows.append(f"    {at:04x}  {row.hex(' ', 1):47}  {text}")
+    return rows
+
+
 class Server:
     """`init` are fields of fuse_init_out beside minor and flags; `init_rule` answers INIT in the case's own way."""
 
@@ -235,8 +245,8 @@ class Server:
                     return None
             return found[times - 1]
 
-    def transcript(self, most: int = 200) -> list[str]:
-        """The frames, decoded, one a line; of the first `most`."""
+    def transcript(self, most: int = 200, dumped: tuple[int, ...] = ()) -> list[str]:
+        """The frames, decoded, one a line; of the first `most`. Those of `dumped` opcodes in hexadecimal, too."""
         lines = []
         for each in self.frames[:most]:
             try:
@@ -246,6 +256,9 @@ class Server:
             if each.errno:
                 line += f"  [write: {errno.errorcode.get(each.errno, each.errno)}]"
             lines.append(line)
+            opcode = each.reply_to if each.reply_to is not None else codec.in_header.unpack_from(each.data).opcode
+            if opcode in dumped and len(each.data) >= 16:
+                lines += hexdump(each.data[:256])
         left = len(self.frames) - most
         return [*lines, f"... {left} more"] if left > 0 else lines
 
