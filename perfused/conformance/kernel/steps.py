@@ -10,6 +10,7 @@ import select
 import struct
 import time
 from collections.abc import Callable, Generator
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from perfused.conformance.kernel.case import Failed
@@ -89,12 +90,16 @@ class Steps:
 
 
 def opened(path: str, flags: int, work: Callable[[int], Any]) -> Any:
-    """Open a file, do `work` with its descriptor, close it: what `work` gave. Raises OSError."""
+    """Open a file, do `work` with its descriptor, close it: what `work` gave. Raises OSError, the first one's."""
     fd = os.open(path, flags, 0o644)
     try:
-        return work(fd)
-    finally:
-        os.close(fd)
+        value = work(fd)
+    except BaseException:
+        with suppress(OSError):
+            os.close(fd)
+        raise
+    os.close(fd)
+    return value
 
 
 def read(path: str, flags: int = os.O_RDONLY, size: int = 1 << 20) -> bytes:
