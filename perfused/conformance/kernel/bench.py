@@ -233,6 +233,13 @@ class Bench:
                 raise Failed("the kernel", f"{Opcode(opcode).name}, {times} times", f"{len(self.seen(opcode))} times")
         return self.seen(opcode)[times - 1]
 
+    def serve(self, client: Client) -> Outcome:
+        """Serve by hand, where no thread does, until a client ends: what it gave. Raises Failed where it does not."""
+        deadline = time.monotonic() + self.patience
+        while not client.done() and time.monotonic() < deadline:
+            self.server.step(0.02)
+        return client.wait(max(deadline - time.monotonic(), 0.5))
+
     # -- expectations ----------------------------------------------------------------------------------------------
 
     @staticmethod

@@ -135,7 +135,7 @@ class Tree:
             return -errno.ENOSYS
         node = self.nodes.get(request.header.nodeid)
         if node is None:
-            if request.header.opcode in (Opcode.FORGET, Opcode.BATCH_FORGET, Opcode.INTERRUPT):
+            if request.header.opcode in (Opcode.FORGET, Opcode.INTERRUPT):
                 return None
             if request.header.nodeid:
                 return -errno.ESTALE

@@ -2,6 +2,7 @@
 
 import os
 import select
+from functools import partial
 from pathlib import Path
 
 from perfused.conformance.kernel import seam
@@ -190,7 +191,9 @@ def _control(name: str, field: str, given: int, wanted: int, level: Level = Leve
     @case(f"init/{field.replace('_', '-')}-{given}", INIT, aspect="request", level=level, since=13,
           source=f"kernel docs: fusectl's {name}; fuse.h 7.13")  # fmt: skip
     def _(k: Bench) -> None:
-        k.mount(**{"max_background": 64, "congestion_threshold": 48, field: given})
+        server = k.mount(serve=False)
+        server.init |= {"max_background": 64, "congestion_threshold": 48, field: given}
+        server.start()
         k.ok(lambda: os.stat(k.path))
         k.equal(f"fusectl's {name}", int(seam.connection_control(k.path, name).read_text()), wanted)
 
@@ -200,6 +203,11 @@ _control("max_background", "max_background", 0, 12, Level.PROFILE)
 _control("max_background", "max_background", 65535, 65535)
 _control("congestion_threshold", "congestion_threshold", 3, 3)
 _control("congestion_threshold", "congestion_threshold", 0, 9, Level.PROFILE)
+
+
+def _length(path: str) -> int:
+    with open(path, "rb") as file:
+        return len(file.read())
 
 
 @case("init/max-background-bounds-reads", INIT, Opcode.READ, aspect="request", level=Level.SHOULD, since=13,
@@ -212,7 +220,7 @@ def _(k: Bench) -> None:
         k.tree.add(name, bytes(16 * KIB))
     k.step_to(INIT)
     rule = k.answer(Opcode.READ, None)
-    readers = [k.start(lambda name=name: len(open(k.file(name), "rb").read())) for name in "abc"]
+    readers = [k.start(partial(_length, k.file(name))) for name in "abc"]
     k.step_to(Opcode.READ)
     while server.step(0.1):
         pass
