@@ -7,17 +7,16 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from libperfuse.connection import PerfuseError
-from libperfuse.perfuse import perfuse_mount, perfuse_open, perfuse_unmount
-
 if TYPE_CHECKING:
     from libperfuse.backing import backing_close, backing_open
     from libperfuse.caller import acting_as
+    from libperfuse.connection import PerfuseError
     from libperfuse.errors import FuseError
     from libperfuse.negotiation import Init
     from libperfuse.nodes import Nodes
     from libperfuse.notify import Notifier
     from libperfuse.operations import Defer, Entry, IoctlRetry, Operations, Request
+    from libperfuse.perfuse import perfuse_mount, perfuse_open, perfuse_unmount
     from libperfuse.running import run, serve
     from libperfuse.session import Session
     from wire.tails import Dirent
@@ -28,8 +27,10 @@ __all__ = [
     "perfuse_unmount", "run", "serve",
 ]  # fmt: skip
 
-#: the server's names and their modules, imported at first use: who only mounts does not wait for asyncio
-_SERVER = {
+#: names and their modules, imported at first use: who only mounts does not wait for asyncio, who only asks not for cffi
+_NAMES = {
+    "PerfuseError": "libperfuse.connection", "perfuse_mount": "libperfuse.perfuse",
+    "perfuse_open": "libperfuse.perfuse", "perfuse_unmount": "libperfuse.perfuse",
     "Defer": "libperfuse.operations", "Dirent": "wire.tails", "Entry": "libperfuse.operations",
     "FuseError": "libperfuse.errors",
     "Init": "libperfuse.negotiation", "IoctlRetry": "libperfuse.operations", "Nodes": "libperfuse.nodes",
@@ -41,7 +42,7 @@ _SERVER = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _SERVER:
+    if name not in _NAMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found = globals()[name] = getattr(importlib.import_module(_SERVER[name]), name)
+    found = globals()[name] = getattr(importlib.import_module(_NAMES[name]), name)
     return found

@@ -6,11 +6,8 @@ Never here: what the frames say (wire.control), and what a mount is.
 import array
 import errno
 import os
-import shutil
 import socket
-import subprocess
 import sys
-from pathlib import Path
 
 from wire import control
 from wire.control import Answer, Message
@@ -45,8 +42,10 @@ def connect(path: str | None = None) -> socket.socket:
 
 def daemon_program() -> str:
     """The program of a private daemon: PERFUSED, perfused on the PATH, or the one beside this Python."""
-    beside = Path(sys.executable).with_name("perfused")
-    found = os.environ.get("PERFUSED") or shutil.which("perfused") or (str(beside) if beside.exists() else "")
+    import shutil
+
+    beside = os.path.join(os.path.dirname(sys.executable), "perfused")
+    found = os.environ.get("PERFUSED") or shutil.which("perfused") or (beside if os.path.exists(beside) else "")
     if not found:
         raise PerfuseError(errno.ENOENT, "perfused: not on the PATH, and PERFUSED names none")
     return found
@@ -54,6 +53,8 @@ def daemon_program() -> str:
 
 def start_private() -> socket.socket:
     """Start a daemon for this process alone, `perfused -i FD`, and return the connection to it. Raises PerfuseError."""
+    import subprocess
+
     mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     command = [daemon_program(), "-i", str(theirs.fileno())]
     try:

@@ -10,12 +10,11 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
-from wire import codec
 from wire.control_layout import (
-    CODECS,
     DEFAULT_SOCKET,
     DEVICE_NAME_PREFIX,
     HEAD_SIZE,
+    LAYOUTS,
     LIMITS,
     MAGIC,
     MAX_FRAME,
@@ -52,9 +51,10 @@ __all__ = [
 ]
 # fmt: on
 
-_HEAD, _ORIGINAL = CODECS["control_head"].struct, CODECS["perfuse_mount_out"].struct
-_HELLO, _WELCOME, _MOUNT = CODECS["hello"].struct, CODECS["welcome"].struct, CODECS["mount"].struct
-_VERDICT, _TRACE, _RECORD = CODECS["verdict"].struct, CODECS["trace"].struct, CODECS["trace_record"].struct
+_HEAD, _ORIGINAL = LAYOUTS["control_head"], LAYOUTS["perfuse_mount_out"]
+_OUT_HEADER = struct.Struct("=IiQ")
+_HELLO, _WELCOME, _MOUNT = LAYOUTS["hello"], LAYOUTS["welcome"], LAYOUTS["mount"]
+_VERDICT, _TRACE, _RECORD = LAYOUTS["verdict"], LAYOUTS["trace"], LAYOUTS["trace_record"]
 
 
 def is_control(frame: bytes | memoryview) -> bool:
@@ -189,7 +189,7 @@ def parse(frame: bytes) -> Message:
     size = len(frame)
     if size < 16:
         raise WireError("len", "at least 16 bytes", f"len: a control frame has at least 16 bytes, this packet {size}")
-    length, error, unique = codec.out_header.unpack_from(frame)
+    length, error, unique = _OUT_HEADER.unpack_from(frame)
     if unique != UNIQUE_CONTROL:
         raise WireError("unique", "all ones", f"unique is {unique:#x}: a control frame has all ones")
     if length != size:

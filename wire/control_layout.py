@@ -5,11 +5,8 @@ parsing frames (`control`), sockets, policy.
 """
 
 from enum import IntEnum, IntFlag
+from struct import Struct
 from typing import Any, NamedTuple
-
-from construct import Bytes, Int16un, Int32sn, Int32un, Int64un, Struct
-
-from wire import derive
 
 MAGIC = b"perfuse2"
 ORIGINAL_MAGIC = b"noFuseRq\0"
@@ -123,47 +120,25 @@ TRACE_KEEP = 512
 
 Message = Hello | Welcome | Mount | Verdict | Request | Answer | Trace
 
-STRUCTS: dict[str, Any] = {
+#: the fixed part of each, in host order without padding; where a body follows, behind the head
+LAYOUTS: dict[str, Struct] = {
     # What every control frame begins with; its first 16 bytes are a fuse_out_header.
-    "control_head": Struct(
-        "len" / Int32un,
-        "error" / Int32sn,
-        "unique" / Int64un,
-        "magic" / Bytes(8),
-        "kind" / Int16un,
-        "flags" / Int16un,
-        "reserved" / Int32un,
-    ),
-    "hello": Struct("endpoint" / Int32un, "name_len" / Int32un),
-    "welcome": Struct("endpoint" / Int32un, "max_frame" / Int32un, "message_len" / Int32un, "reserved" / Int32un),
-    "mount": Struct(
-        "source_len" / Int32un,
-        "target_len" / Int32un,
-        "fstype_len" / Int32un,
-        "mountflags" / Int32un,
-        "data_len" / Int32un,
-        "reserved" / Int32un,
-    ),
-    "verdict": Struct("device" / Int32un, "message_len" / Int32un),
-    "trace": Struct("count" / Int32un, "dropped" / Int32un),
-    "trace_record": Struct(
-        "time_ns" / Int64un, "direction" / Int16un, "opcode" / Int16un, "length" / Int32un, "kept" / Int32un
-    ),
-    # NetBSD's struct perfuse_mount_out: 52 bytes, and 4 of padding at its end where longs have 64 bits.
-    "perfuse_mount_out": Struct(
-        "pmo_len" / Int32un,
-        "pmo_error" / Int32sn,
-        "pmo_unique" / Int64un,
-        "pmo_magic" / Bytes(9),
-        "padding" / Bytes(3),
-        "pmo_source_len" / Int32un,
-        "pmo_target_len" / Int32un,
-        "pmo_filesystemtype_len" / Int32un,
-        "pmo_mountflags" / Int32un,
-        "pmo_data_len" / Int32un,
-        "pmo_sock_len" / Int32un,
-    ),
+    # len, error, unique, magic, kind, flags, reserved
+    "control_head": Struct("=IiQ8sHHI"),
+    # endpoint, name_len
+    "hello": Struct("=II"),
+    # endpoint, max_frame, message_len, reserved
+    "welcome": Struct("=IIII"),
+    # source_len, target_len, fstype_len, mountflags, data_len, reserved
+    "mount": Struct("=IIIIII"),
+    # device, message_len
+    "verdict": Struct("=II"),
+    # count, dropped
+    "trace": Struct("=II"),
+    # time_ns, direction, opcode, length, kept
+    "trace_record": Struct("=QHHII"),
+    # NetBSD's struct perfuse_mount_out: 52 bytes, and 4 of padding at its end where longs have 64 bits. pmo_len,
+    # pmo_error, pmo_unique, pmo_magic, padding, pmo_source_len, pmo_target_len, pmo_filesystemtype_len, pmo_mountflags,
+    # pmo_data_len, pmo_sock_len
+    "perfuse_mount_out": Struct("=IiQ9s3sIIIIII"),
 }
-_LAYOUTS = derive.layouts(STRUCTS)
-CODECS = derive.codecs(_LAYOUTS, derive.types(_LAYOUTS, __name__), "=")
-derive.check_sizes(STRUCTS, CODECS)
