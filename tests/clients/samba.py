@@ -131,7 +131,7 @@ class Smbd:
         if done.returncode == 0 and "success:" in done.stdout:
             return "passes"
         why = re.findall(r"(?:Incorrect|incorrect|was|wrong).*|NT_STATUS_\w+", done.stdout)
-        return f"fails: {why[0][:60] if why else f'status {done.returncode}'}"
+        return f"fails: {why[0].partition(' - should')[0][:60] if why else f'status {done.returncode}'}"
 
     def stop(self) -> None:
         """End it and its children."""
