@@ -167,18 +167,32 @@ def clone(fd: int) -> int:
     return made
 
 
+def function(name: str, *arguments: int | bytes | bytearray | None) -> int:
+    """Call a function of libc by its name, pointers as bytes: its value. Raises OSError by errno, Unavailable."""
+    try:
+        import ctypes
+    except ImportError:
+        raise Unavailable(f"this Python has no ctypes, which {name} takes") from None
+    found = getattr(ctypes.CDLL(None, use_errno=True), name, None)
+    if found is None:
+        raise Unavailable(f"no {name} in this libc")
+    given = [
+        ctypes.c_long(each) if isinstance(each, int)
+        else (ctypes.c_char * len(each)).from_buffer(each) if isinstance(each, bytearray)
+        else each
+        for each in arguments
+    ]  # fmt: skip
+    found.restype = ctypes.c_long
+    value = int(found(*given))
+    if value & 0xFFFF_FFFF == 0xFFFF_FFFF:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), name)
+    return value
+
+
 def inotify(path: str, mask: int) -> int:
     """A descriptor that tells of what `mask` says happens to `path` (inotify(7)). Raises OSError, Unavailable."""
-    try:
-        from ctypes import CDLL, get_errno
-    except ImportError:
-        raise Unavailable("this Python has no ctypes, which inotify takes") from None
-    system = CDLL(None, use_errno=True)
-    if not hasattr(system, "inotify_init1"):
-        raise Unavailable("no inotify here")
-    fd = int(system.inotify_init1(os.O_CLOEXEC))
-    if fd < 0 or system.inotify_add_watch(fd, os.fsencode(path), mask) < 0:
-        raise OSError(get_errno(), os.strerror(get_errno()), path)
+    fd = function("inotify_init1", os.O_CLOEXEC)
+    function("inotify_add_watch", fd, os.fsencode(path), mask)
     return fd
 
 
