@@ -74,8 +74,12 @@ def frame_size() -> int:
     return (1 << max(pages - 2, 1).bit_length() - 1) * PAGE + FRAME_OVERHEAD
 
 
-def make() -> Made:
-    """Mount the filesystem nowhere. Raises MountError, EOPNOTSUPP where the kernel has no fsopen(2)."""
+def make(max_frame: int) -> Made:
+    """Mount the filesystem nowhere. Raises MountError, EOPNOTSUPP where the kernel has no fsopen(2).
+
+    A READ is a page larger than any frame, so that the kernel never asks for more of one; and no larger, since it pins
+    and releases every page of a reader's buffer each time.
+    """
     outer = kernel.open_device()
     try:
         strings = (
@@ -83,6 +87,7 @@ def make() -> Made:
             (b"rootmode", b"40000"),
             (b"user_id", b"%d" % os.geteuid()),
             (b"group_id", b"%d" % os.getegid()),
+            (b"max_read", b"%d" % ((max_frame // PAGE + 1) * PAGE)),
         )
         flags = libc.MS_NOSUID | libc.MS_NODEV | libc.MS_NOEXEC
         context, mounted = kernel.mount(outer, Options(b"fuse", b"perfused", strings, (b"allow_other",), flags))

@@ -64,7 +64,7 @@ def run(job: Job) -> NoReturn:
 
 def _serve(job: Job) -> int:
     try:
-        made = device_file.make()
+        made = device_file.make(frame_size(job.config))
     except OSError as bad:
         channel.send(job.channel, {"failed": bad.errno or errno.EIO, "message": str(bad.strerror)})
         return 0
