@@ -134,10 +134,10 @@ class DeviceFile:
         self.narrow: Callable[[int], None] = lambda room: None
         self._room = 0
         self._opened = 0
-        #: requests in line, what they cost, who is to be told of the next; changed under the lock of `_moved`
+        #: requests in line, what they cost, who is to be told of the next (handle -> kh); changed under `_moved`
         self._line: deque[bytes] = deque()
         self._cost = 0
-        self._pollers: set[int] = set()
+        self._pollers: dict[int, int] = {}
         self._moved = threading.Condition()
         self._head = bytearray(HEAD.size)
         self._rest = bytearray(self.max_write)
@@ -318,13 +318,15 @@ class DeviceFile:
 
     def _released(self, handle: int) -> None:
         self.handles.discard(handle)
+        with self._moved:
+            self._pollers.pop(handle, None)
         if not self.handles:
             raise OSError(errno.EPIPE, "the device file was closed")
 
     def _poll(self, unique: int, asked: codec.PollIn) -> None:
         with self._moved:
             if asked.flags & POLL_SCHEDULE_NOTIFY:
-                self._pollers.add(asked.kh)
+                self._pollers[asked.fh] = asked.kh
             events = select.POLLERR if self.error else _WRITABLE | (_READABLE if self._line else 0)
         self._answer(unique, 0, codec.poll_out.pack(events, 0))
 
@@ -356,8 +358,8 @@ class DeviceFile:
 
     def _wake(self) -> None:
         """Have those who poll look again, with the lock held."""
-        pollers, self._pollers = self._pollers, set()
-        for each in pollers:
+        pollers, self._pollers = self._pollers, {}
+        for each in pollers.values():
             self._put(codec.out_header.pack(24, Notify.POLL, 0) + codec.notify_poll_wakeup_out.pack(each))
 
     def _fail(self, unique: int, error: int) -> None:

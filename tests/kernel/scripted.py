@@ -153,9 +153,10 @@ class Scripted:
             fd, self.fd = self.fd, -1
             self.reading.set()
             # close(2) alone would not wake the thread that waits in read(2), and the device would stay open.
-            if stat.S_ISSOCK(os.fstat(fd).st_mode):
-                with contextlib.suppress(OSError), socket.socket(fileno=os.dup(fd)) as again:
-                    again.shutdown(socket.SHUT_RDWR)
+            with contextlib.suppress(OSError):
+                if stat.S_ISSOCK(os.fstat(fd).st_mode):
+                    with socket.socket(fileno=os.dup(fd)) as again:
+                        again.shutdown(socket.SHUT_RDWR)
             os.close(fd)
 
 
