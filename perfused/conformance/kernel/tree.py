@@ -262,15 +262,16 @@ class Tree:
     def _opendir(self, request: Request, node: Node) -> Answer:
         return self.opened()
 
-    def _create(self, request: Request, node: Node, minor: int | None = None) -> Answer:
+    def _create(self, request: Request, node: Node) -> Answer:
         made = self._make(node, request.names[0], stat.S_IFREG | stat.S_IMODE(request.head.mode))
         made.lookups += 1
-        return self.entry(made, minor=minor) + self.opened()
+        return self.entry(made) + self.opened()
 
     def _tmpfile(self, request: Request, node: Node) -> Answer:
-        made = self._create(request, node, compat.NEWEST_MINOR)
-        del node.entries[request.names[0]]
-        return made
+        self._create(request, node)
+        made = self.nodes[node.entries.pop(request.names[0])]
+        made.nlink = 0
+        return self.entry(made, minor=compat.NEWEST_MINOR) + self.opened()
 
     def _read(self, request: Request, node: Node) -> Answer:
         return bytes(node.data[request.head.offset : request.head.offset + request.head.size])
