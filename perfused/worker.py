@@ -16,19 +16,15 @@ import time
 from collections import deque
 from typing import Any, NoReturn
 
-from perfused import backing, channel, kernel, libc, observe
+from perfused import backing, channel, kernel, libc, observe, reports
 from perfused.device_file import DeviceFile
-from perfused.engine import Engine, describe
+from perfused.engine import Engine
 from perfused.kernel import MountError, MountInfo
 from perfused.log import LOGGER
 from perfused.negotiate import names, refused_bits
 from perfused.placing import Job, drop_privileges, perform
 from perfused.relay import ABORTED, CLOSED, UNMOUNTED, Relay
 from perfused.states import (
-    NODEID,
-    OPCODE,
-    PID,
-    UID,
     AnsweredHere,
     Event,
     Negotiated,
@@ -344,7 +340,7 @@ class Worker:
                 self.latency = observe.Latency() if timing else None
                 self._observe()
             try:
-                client.send(control.build_answer(self.stats()), socket.MSG_NOSIGNAL)
+                client.send(control.build_answer(reports.stats(self)), socket.MSG_NOSIGNAL)
             except OSError:
                 LOGGER.debug("perfusectl left before its answer")
             client.close()
@@ -403,46 +399,3 @@ class Worker:
         if self.streams.pop(client, None) is not None:
             client.close()
             self._observe()
-
-    def stats(self) -> dict[str, Any]:
-        """Everything countable of this mount, ready for JSON."""
-        engine, counters, terms = self.engine, self.engine.counters, self.engine.terms
-        now = time.monotonic()
-        timed = self.latency or self.ring
-        pending = [
-            {
-                "unique": unique,
-                "opcode": name_of(head[OPCODE]),
-                "nodeid": head[NODEID],
-                "uid": head[UID],
-                "pid": head[PID],
-                "seen_s": round(now - engine.seen[unique], 3) if unique in engine.seen else 0.0,
-                "text": describe(head),
-            }
-            for unique, head in sorted(engine.inflight.items(), key=lambda each: engine.seen.get(each[0], now))
-        ]
-        return {
-            "target": self.where.target,
-            "state": engine.state.name if self.job.endpoint is not Endpoint.DIRECT else "DIRECT",
-            "minor": terms.minor if terms else None,
-            "flags": names(terms.flags).split(", ") if terms and terms.flags else [],
-            "max_write": terms.max_write if terms else None,
-            "max_pages": terms.max_pages if terms else None,
-            "requests": observe.frequent(counters.requests),
-            "errors": observe.frequent(counters.errors),
-            "in_flight": len(engine.inflight),
-            "oldest": pending[:16],
-            "bad_replies": counters.bad_replies,
-            "bad_notifications": counters.bad_notifications,
-            "late_replies": counters.late,
-            "gone": counters.gone,
-            "interrupts": counters.interrupts,
-            "notifications": counters.notifications,
-            "dropped_notifications": self.relay.dropped_notices,
-            "latency": timed.summary() if timed else None,
-            "uptime_s": round(time.time() - self.started, 3),
-            "worker": os.getpid(),
-            "threads": threading.active_count(),
-            "traces": len(self.streams),
-            "backing_files": len(self.lender.registered),
-        }
