@@ -8,6 +8,7 @@ import errno
 import fcntl
 import os
 import stat
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -88,12 +89,9 @@ for _minor in range(compat.OLDEST_MINOR, 46):
 def _frame(k: Bench, opcode: int) -> bytes:
     """The first frame of an opcode, as it came."""
     for each in k.server.frames:
-        if each.reply_to is None and int.from_bytes(each.data[4:8], "little" if _LITTLE else "big") == opcode:
+        if each.reply_to is None and int.from_bytes(each.data[4:8], sys.byteorder) == opcode:
             return each.data
     return b""
-
-
-_LITTLE = int.from_bytes(b"\1\0", "little") == memoryview(b"\1\0").cast("H")[0]
 
 
 def _head(opcode: Opcode, minor: int, size: int, call: Callable[[Bench], Any], behind: int, level: Level) -> None:
