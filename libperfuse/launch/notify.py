@@ -19,7 +19,7 @@ _ID = struct.Struct("=Q")
 
 #: seccomp_notif_resp.flags: do the call after all
 _CONTINUE = 1
-_ADDFD_SETFD, _ADDFD_SEND = 1, 2
+_ADDFD_SETFD = 1
 #: SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP: run the answered thread on this processor
 _SYNC_WAKE_UP = 1
 
@@ -69,10 +69,18 @@ class Listener:
         cookie, tid, _, number, arch, _, *args = _NOTIF.unpack(buffer)
         return Stopped(cookie, tid, self._names.get((arch, number), ""), tuple(args))
 
+    def _ioctl(self, command: int, argument: bytearray) -> int:
+        """ioctl(2), again where a signal came: our children's ends interrupt any of them."""
+        while True:
+            try:
+                return int(fcntl.ioctl(self.fd, command, argument))
+            except InterruptedError:
+                pass
+
     def valid(self, cookie: int) -> bool:
         """Whether the call still waits: only then what was read of its thread was that thread's."""
         try:
-            fcntl.ioctl(self.fd, _ID_VALID, bytearray(_ID.pack(cookie)))
+            self._ioctl(_ID_VALID, bytearray(_ID.pack(cookie)))
         except OSError:
             return False
         return True
@@ -90,23 +98,27 @@ class Listener:
         _RESP.pack_into(self._answer, 0, cookie, value, error, flags)
         # ENOENT: the thread was killed.
         with contextlib.suppress(OSError):
-            fcntl.ioctl(self.fd, _SEND, self._answer)
+            self._ioctl(_SEND, self._answer)
 
     def give_descriptor(self, cookie: int, fd: int, close_on_exec: bool) -> int:
         """Answer a call with a duplicate of `fd` put into the program: its number there; -1 where the program is gone
         or has no room (then EMFILE answers it)."""
-        request = bytearray(_ADDFD.pack(cookie, _ADDFD_SEND, fd, 0, os.O_CLOEXEC if close_on_exec else 0))
+        # In two steps: SECCOMP_ADDFD_FLAG_SEND makes one of them, but if a signal interrupts it, the call is answered
+        # with 0 and no descriptor (Linux 6.18).
+        request = bytearray(_ADDFD.pack(cookie, 0, fd, 0, os.O_CLOEXEC if close_on_exec else 0))
         try:
-            return int(fcntl.ioctl(self.fd, _ADD, request))
+            number = self._ioctl(_ADD, request)
         except OSError as bad:
             self.give(cookie, -(bad.errno or errno.EMFILE))
             return -1
+        self.give(cookie, number)
+        return number
 
     def replace_descriptor(self, cookie: int, fd: int, number: int, close_on_exec: bool) -> bool:
         """Put a duplicate of `fd` in the place of the program's descriptor `number`, and leave the call unanswered."""
         flags = os.O_CLOEXEC if close_on_exec else 0
         try:
-            fcntl.ioctl(self.fd, _ADD, bytearray(_ADDFD.pack(cookie, _ADDFD_SETFD, fd, number, flags)))
+            self._ioctl(_ADD, bytearray(_ADDFD.pack(cookie, _ADDFD_SETFD, fd, number, flags)))
         except OSError:
             return False
         return True
