@@ -38,8 +38,10 @@ Argument = str | Path
 
 
 class Program(NamedTuple):
-    """What is run. `package` is Debian's or a wheel, `api` the protocol's other end, `device` how it asks for one, `eof`
-    its exit code where the device ends as a socket does, with an end of file, and not as /dev/fuse does."""
+    """What is run. `package` is Debian's or a wheel, `api` the protocol's other end, `device` how it asks for one.
+
+    `eof` is its exit code where the device ends as a socket does, with an end of file, and not as /dev/fuse does.
+    """
 
     name: str
     package: str
