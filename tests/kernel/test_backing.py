@@ -544,8 +544,9 @@ def test_what_a_user_may_not_back_files_with(daemon: Daemon, mine: Path, get: st
 def test_a_file_of_a_users_own_mount_is_refused_without_asking_the_filesystem(daemon: Daemon, mine: Path) -> None:
     """It could not answer while it waits for the daemon."""
     body = """
-        fs = serve(sys.argv[1] + "/m", {Opcode.INIT: _init})
-        file = os.open(sys.argv[1] + "/m/file", os.O_RDWR); fs.reading.clear(); os.stat(sys.argv[1] + "/m")
+        def last(fs, head, body): fs.reading.clear(); return -errno.EPERM
+        fs = serve(sys.argv[1] + "/m", {Opcode.INIT: _init, Opcode.STATFS: last})
+        file = os.open(sys.argv[1] + "/m/file", os.O_RDWR); attempt(os.statvfs, sys.argv[1] + "/m")
         try: backing_open(fs.fd, file)
         except PerfuseError as bad: print(bad.strerror)
         fs.reading.set(); os.close(file); fs.close()
