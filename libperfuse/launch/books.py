@@ -4,6 +4,7 @@ Never here: system calls of the program, and answers to them.
 """
 
 import os
+import select
 import socket
 import stat
 import struct
@@ -16,6 +17,8 @@ from wire.control import Endpoint
 
 _AT_STATX_DONT_SYNC = 0x4000
 _FUSE_DEVICE = (10, 229)
+#: devices that their program has no more, as far as can be told: so many are kept, since a child may have inherited one
+_ORPHANS = 32
 
 
 class Key(NamedTuple):
@@ -73,9 +76,13 @@ class Books:
     def __init__(self) -> None:
         self._keyed: dict[Key, Device] = {}
         self._direct: list[Device] = []
+        #: mounts that their program has had the kernel unmount, which may have refused
+        self._leaving: set[At] = set()
+        self._swept = 0
 
     def enter(self, device: Device) -> None:
         """Note a device."""
+        self._sweep()
         if device.key == DIRECT:
             self._direct.append(device)
         else:
@@ -84,9 +91,10 @@ class Books:
     def strike(self, device: Device) -> None:
         """Forget a device and close its connection."""
         if device.key == DIRECT:
-            self._direct.remove(device)
+            self._direct = [each for each in self._direct if each is not device]
         else:
             self._keyed.pop(device.key, None)
+        self._leaving -= set(device.mounts)
         if device.connection is not None:
             device.connection.close()
 
@@ -100,7 +108,10 @@ class Books:
         if key != DIRECT:
             return self._keyed.get(key)
         lineage = set(pids)
-        return next((each for each in reversed(self._direct) if each.number == number and each.pid in lineage), None)
+        same = [each for each in reversed(self._direct) if each.number == number]
+        # Or else one of a process that is gone: it may have left its child to mount.
+        orphans = (each for each in same if not each.mounts and not os.path.exists(f"/proc/{each.pid}"))
+        return next((each for each in same if each.pid in lineage), next(orphans, None))
 
     def all(self) -> list[Device]:
         """Every device."""
@@ -114,10 +125,63 @@ class Books:
         """Everything that was mounted, whether it still stands or not."""
         return [at for each in self.all() for at in each.mounts]
 
-    def unmounted(self, path: str) -> None:
-        """Forget what was mounted on a path."""
+    def leave(self, path: str) -> None:
+        """Note that the kernel was asked to unmount what is on a path."""
+        self._leaving |= {at for at in self.mounts() if at.path == path}
+
+    def unmounted(self, path: str) -> bool:
+        """Forget what was mounted on a path; whether its program may have known that it was gone."""
+        gone = {at for at in self.mounts() if at.path == path}
+        known = bool(gone & self._leaving)
+        self._leaving -= gone
         for each in self.all():
-            each.mounts = [at for at in each.mounts if at.path != path]
+            each.mounts = [at for at in each.mounts if at not in gone]
+        return known
+
+    def close(self) -> None:
+        """Forget all devices."""
+        for each in self.all():
+            self.strike(each)
+
+    def _sweep(self) -> None:
+        """Strike devices that have ended, and the oldest of those whose program has them no more."""
+        every = self.all()
+        if len(every) < self._swept:
+            return
+        for each in every:
+            if each.connection is not None and _hung_up(each.connection):
+                self.strike(each)
+        orphans = [each for each in self.all() if not _held(each)]
+        for each in orphans[:-_ORPHANS]:
+            self.strike(each)
+        # Not again before there are twice as many: each look costs.
+        self._swept = max(2 * len(self.all()), 2 * _ORPHANS)
+
+
+def _hung_up(connection: socket.socket) -> bool:
+    poll = select.poll()
+    poll.register(connection, select.POLLRDHUP)
+    return bool(poll.poll(0))
+
+
+def _held(device: Device) -> bool:
+    """Whether a device is where its program got it."""
+    try:
+        pidfd = os.pidfd_open(device.pid)
+    except OSError:
+        return False
+    try:
+        fd = libc.pidfd_getfd(pidfd, device.number)
+    except OSError:
+        return False
+    finally:
+        os.close(pidfd)
+    try:
+        return key_of(fd) == device.key
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
 
 
 def lineage(pid: int, most: int = 64) -> list[int]:

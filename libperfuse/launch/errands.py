@@ -11,12 +11,24 @@ from typing import NamedTuple
 from libperfuse import backing, mounting, perfuse
 from libperfuse.connection import PerfuseError, connect_or_start, exchange
 from libperfuse.handshake import await_verdict, hello, mount_frame
-from libperfuse.launch.books import At, key_of
+from libperfuse.launch.books import DIRECT, At, key_of
 from libperfuse.launch.envoy import Outcome
 from libperfuse.launch.tracee import Place, resolve
 from wire.control import Endpoint
 
 _MNT_FORCE, _MNT_DETACH, _UMOUNT_NOFOLLOW = 1, 2, 8
+
+
+def leads_to_device(where: Place, path: bytes, directory: int) -> bool:
+    """Whether `path`, from `directory` or where the thread works, is /dev/fuse by another name."""
+    try:
+        found = resolve(where, path, os.O_PATH | os.O_CLOEXEC, directory)
+    except OSError:
+        return False
+    try:
+        return key_of(found) == DIRECT
+    finally:
+        os.close(found)
 
 
 def open_device(endpoint: Endpoint, program: str, strict: bool) -> Outcome:
@@ -65,14 +77,15 @@ def mount(where: Place, wish: Wish, device: int, connection: socket.socket | Non
         raise PerfuseError(errno.ENOTSOCK, "the device's connection to perfused is gone")
     exchange(to, frame, (target,))
     await_verdict(to)
-    return At(path, mounting.top_of(path, where.tid))
+    # Of our own namespace, which is the thread's by now: it may have another root, and so another path.
+    return At(path, mounting.top_of(path))
 
 
 def unmount(where: Place, path: bytes, flags: int, ours: list[At]) -> Outcome:
-    """What umount2(2) of a path is to answer: {"mine": False} where it is not ours to say, else {"mine": True}.
+    """What became of umount2(2) of a path: {} where it is not for us to do; {"path", "done": True} where it is done.
 
-    Root unmounts for itself. For a mount of ours that is gone already it is {"gone": True}: a program on a socket
-    cannot know that it is, and below it there may be another mount.
+    Root unmounts for itself: {"path", "done": False}. For a mount of ours that is gone already, {"path", "gone": True}:
+    a program on a socket cannot know that it is, and below it there may be another mount.
     """
     parent, name = os.path.split(path.rstrip(b"/") or b"/")
     flagged = os.O_PATH | os.O_CLOEXEC
@@ -84,14 +97,14 @@ def unmount(where: Place, path: bytes, flags: int, ours: list[At]) -> Outcome:
         )
     mine = [each for each in ours if each.path == target]
     if not mine:
-        return {"mine": False}, ()
-    top = mounting.top_of(target, where.tid)
+        return {}, ()
+    top = mounting.top_of(target)
     if not any(each.identity == top for each in mine):
-        return {"gone": True, "path": target}, ()
+        return {"path": target, "gone": True}, ()
     if os.geteuid() == 0:
-        return {"mine": False}, ()
+        return {"path": target, "done": False}, ()
     perfuse.perfuse_unmount(target, lazy=bool(flags & _MNT_DETACH), force=bool(flags & _MNT_FORCE))
-    return {"mine": True}, ()
+    return {"path": target, "done": True}, ()
 
 
 def _is_link(where: Place, path: bytes) -> bool:
@@ -104,6 +117,11 @@ def _is_link(where: Place, path: bytes) -> bool:
     finally:
         os.close(fd)
     return True
+
+
+def open_kernels() -> Outcome:
+    """The kernel's own device, which is not mounted."""
+    return {}, (os.open(perfuse.DEVICE, os.O_RDWR | os.O_CLOEXEC),)
 
 
 def open_again(device: int) -> Outcome:

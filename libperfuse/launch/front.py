@@ -10,16 +10,18 @@ import contextlib
 import errno
 import os
 import resource
+import select
 import signal
 import socket
 import struct
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import NoReturn
 
 from libperfuse import libc
-from libperfuse.connection import PerfuseError, connect
+from libperfuse.connection import PerfuseError, connect, socket_path
 from libperfuse.launch import filter as stopping
 from libperfuse.launch.tracer import Tracer
 from wire.control import Endpoint
@@ -36,6 +38,10 @@ _PASSED = (
     signal.SIGWINCH, signal.SIGCONT,
 )  # fmt: skip
 _TERMINALS = frozenset({signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU})
+#: bytes that a pipe with any room takes whole
+_LINE = 4096
+#: seconds that what a program leaves to us may take to end
+_LEAVE = 1.0
 #: a wait(2) status or an exit status, the program's pid (0: it never ran), whether the tracer ends with it
 _ENDED = struct.Struct("=ii?")
 _CAP_SYS_ADMIN = 1 << 21
@@ -48,27 +54,60 @@ def run(arguments: Sequence[str], endpoint: Endpoint | None, verbose: bool, name
     """
 
     def say(line: str) -> None:
+        shown = "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in line)
+        # A reader who does not read must not hold up the program.
+        writable = select.poll()
+        writable.register(2, select.POLLOUT)
         with contextlib.suppress(OSError):
-            os.write(2, f"{name}: {line}\n".encode(errors="backslashreplace"))
+            if writable.poll(0):
+                os.write(2, f"{name}: {shown}\n".encode(errors="backslashreplace")[:_LINE])
 
     problem = _unfit()
     if problem:
         say(problem)
         return UNAVAILABLE
+    # Relative to where we are now, and not to where we shall be in the background.
+    os.environ["PERFUSED_SOCKET"] = os.path.abspath(socket_path())
     ignored = [each for each in _PASSED if signal.getsignal(each) == signal.SIG_IGN]
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, _PASSED)
+    inherited = _inherited()
     mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     tracer = os.fork()
     if not tracer:
         mine.close()
         try:
-            _trace(arguments, endpoint, verbose, say, theirs, mask, ignored)
+            _trace(arguments, endpoint, verbose, say, theirs, mask, ignored, inherited)
         except BaseException as fault:
             say(f"internal error: {type(fault).__name__}: {fault}")
         finally:
             os._exit(LOST)
     theirs.close()
+    _let_go_of(inherited)
     return _stand_in(tracer, mine, say)
+
+
+def _inherited() -> list[int]:
+    """The descriptors above the standard ones that the program is to have."""
+    found = []
+    for each in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            if int(each) > 2 and os.get_inheritable(int(each)):
+                found.append(int(each))
+    return found
+
+
+def _let_go_of(inherited: list[int]) -> None:
+    """Close what is the program's, so that it is closed when the program closes it; our own lines go to stderr."""
+    for each in inherited:
+        os.close(each)
+    _standard(0, 1)
+
+
+def _standard(*numbers: int) -> None:
+    null = os.open(os.devnull, os.O_RDWR)
+    for each in numbers:
+        os.dup2(null, each)
+    os.close(null)
 
 
 def _unfit() -> str:
@@ -97,13 +136,14 @@ def _admin() -> bool:
 
 def _stand_in(child: int, tracer: socket.socket, say: Callable[[str], None]) -> int:
     """Pass signals on until the program has ended; its exit status, or no return where a signal ended it."""
-    started = tracer.recv(_ENDED.size)
+    started, fds, _, _ = socket.recv_fds(tracer, _ENDED.size, 1)
     if len(started) < _ENDED.size:
         return LOST
     code, pid, _ = _ENDED.unpack(started)
     if not pid:
+        os.waitpid(child, 0)
         return int(code)
-    threading.Thread(target=_pass_signals, args=(pid,), daemon=True).start()
+    threading.Thread(target=_pass_signals, args=(fds[0],), daemon=True).start()
     ended = tracer.recv(_ENDED.size)
     if len(ended) < _ENDED.size:
         say(f"its tracer was killed; process {pid} is left without perfused")
@@ -122,14 +162,15 @@ def _stand_in(child: int, tracer: socket.socket, say: Callable[[str], None]) -> 
     return 128 + number
 
 
-def _pass_signals(pid: int) -> None:
+def _pass_signals(program: int) -> None:
+    """To the process that a pidfd stands for: its number may be another's as soon as it has ended."""
     while True:
         found = signal.sigwaitinfo(_PASSED)
         # A terminal signals the whole group in the foreground, and the program is in it.
         if found.si_code > 0 and found.si_signo in _TERMINALS:
             continue
         with contextlib.suppress(OSError):
-            os.kill(pid, found.si_signo)
+            signal.pidfd_send_signal(program, found.si_signo)
 
 
 # -- its child ---------------------------------------------------------------------------------------------------------
@@ -143,6 +184,7 @@ def _trace(
     front: socket.socket,
     mask: Iterable[int],
     ignored: list[signal.Signals],
+    inherited: list[int],
 ) -> NoReturn:
     libc.prctl(libc.PR_SET_CHILD_SUBREAPER, 1)
     handed, child = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -152,6 +194,7 @@ def _trace(
         handed.close()
         _become(arguments, child, endpoint is Endpoint.SOCKET, mask, ignored)
     child.close()
+    _let_go_of(inherited)
     for each in (*_PASSED, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU, signal.SIGPIPE):
         signal.signal(each, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _PASSED)
@@ -225,8 +268,13 @@ def _serve(
     signal.set_wakeup_fd(write, warn_on_full_buffer=False)
     tracer.watch(read)
     tracer.watch(handed.fileno())
-    front.send(_ENDED.pack(0, pid, False))
+    tracer.watch(front.fileno())
+    program_fd = os.pidfd_open(pid)
+    socket.send_fds(front, [_ENDED.pack(0, pid, False)], [program_fd])
     handed.send(b"x")
+
+    ended: list[int] = []
+    told: list[bool] = []
 
     def woken(fd: int) -> bool:
         if fd == handed.fileno():
@@ -235,43 +283,83 @@ def _serve(
                 say(f"exec: {program}: {os.strerror(struct.unpack('=i', said)[0])}")
             tracer.unwatch(fd)
             return True
+        if fd == front.fileno():
+            # Who stands in for the program was killed before it had ended: so it is killed too.
+            tracer.unwatch(fd)
+            if not ended:
+                with contextlib.suppress(OSError):
+                    signal.pidfd_send_signal(program_fd, signal.SIGKILL)
+            return True
         with contextlib.suppress(BlockingIOError):
             os.read(read, 512)
-        _reap(pid, front, tracer)
+        try:
+            status = _reap(pid)
+        except ChildProcessError:
+            return True
+        if status is not None:
+            # Others may have ended as well: look again.
+            os.write(write, b"x")
+            ended.append(status)
+            # Where nobody else is left it is told below, when nothing of it is there any more.
+            if not tracer.deserted():
+                _tell(front, status, pid, False)
+                _to_background()
+                told.append(True)
         return True
 
     tracer.run(woken)
     tracer.recall()
-    _reap(pid, front, tracer, 0)
+    # Private daemons end with their connections, and are children of ours.
+    tracer.books.close()
+    ended += _await_children(pid, read)
+    if ended and not told:
+        _tell(front, ended[0], pid, True)
     os._exit(0)
 
 
-def _reap(pid: int, front: socket.socket, tracer: Tracer, flags: int = os.WNOHANG) -> None:
-    """Take the status of whatever has ended; the program's goes to `front`, and we are in the background afterwards, or
-    end where nobody else is left."""
-    last = False
+def _tell(front: socket.socket, status: int, pid: int, last: bool) -> None:
+    """The program's status to `front`, which may be gone."""
+    with contextlib.suppress(OSError):
+        front.send(_ENDED.pack(status, pid, last))
+
+
+def _reap(pid: int) -> int | None:
+    """Take the status of children that have ended, up to the program's, which is given; None where all are taken.
+
+    Raises ChildProcessError where no child is left.
+    """
     while True:
-        try:
-            found, status = os.waitpid(-1, 0 if last else flags)
-        except ChildProcessError:
-            if last:
-                os._exit(0)
-            return
+        found, status = os.waitpid(-1, os.WNOHANG)
         if not found:
-            return
+            return None
         if found == pid:
-            last = tracer.deserted()
-            with contextlib.suppress(OSError):
-                front.send(_ENDED.pack(status, pid, last))
-            if not last:
-                _to_background()
+            return status
+
+
+def _await_children(pid: int, wakes: int) -> list[int]:
+    """Wait, not for ever, until no child is left; the program's status, if it was among them. `wakes` is readable when
+    one has ended."""
+    found: list[int] = []
+    poll = select.poll()
+    poll.register(wakes, select.POLLIN)
+    deadline = time.monotonic() + _LEAVE
+    while (left := deadline - time.monotonic()) > 0:
+        try:
+            status = _reap(pid)
+        except ChildProcessError:
+            break
+        if status is not None:
+            found.append(status)
+            continue
+        if poll.poll(left * 1000):
+            os.read(wakes, 512)
+    return found
 
 
 def _to_background() -> None:
     """Leave the terminal and the pipes to those who still read them."""
     with contextlib.suppress(OSError):
         os.setsid()
-    null = os.open(os.devnull, os.O_RDWR)
-    for each in (0, 1, 2):
-        os.dup2(null, each)
-    os.close(null)
+    _standard(0, 1, 2)
+    # Where we are, somebody may want to unmount.
+    os.chdir("/")

@@ -4,6 +4,7 @@ All of it may change or go while it is looked at; who acts on it asks the listen
 waits. Never here: answers.
 """
 
+import contextlib
 import os
 import re
 from typing import NamedTuple
@@ -14,20 +15,22 @@ PAGE = 4096
 #: most paths are shorter
 _CHUNK = 128
 _PIDFD_THREAD = os.O_EXCL
+_STATX_INO, _AT_STATX_DONT_SYNC = 0x100, 0x4000
 _memory = libc.Memory(2 * PAGE)
 _SELF = re.compile(rb"/proc/(?:self|thread-self)(?=/|\Z)")
 
 
 class Identity(NamedTuple):
-    """Effective ids and groups."""
+    """Effective ids, groups, and effective capabilities in our own user namespace."""
 
     uid: int
     gid: int
     groups: tuple[int, ...]
+    capabilities: int
 
     @classmethod
     def ours(cls) -> "Identity":
-        return cls(os.geteuid(), os.getegid(), tuple(sorted(os.getgroups())))
+        return identity(os.getpid(), status(os.getpid()))
 
 
 def read(tid: int, address: int, size: int) -> bytes:
@@ -56,16 +59,33 @@ def text(tid: int, address: int, most: int = PAGE) -> bytes:
     return out[:most]
 
 
+def page(tid: int, address: int) -> bytes:
+    """The options of mount(2) at `address`: up to a NUL, or the first byte that is not there; at most a page less one.
+
+    Raises OSError EFAULT where not even the first byte is there.
+    """
+    if not address:
+        return b""
+    out = _memory.read(tid, address, min(PAGE - address % PAGE, PAGE - 1))
+    if b"\0" not in out and len(out) < PAGE - 1:
+        with contextlib.suppress(OSError):
+            out += _memory.read(tid, address + len(out), PAGE - 1 - len(out))
+    return out.partition(b"\0")[0]
+
+
 def status(tid: int) -> dict[str, str]:
     """/proc/TID/status. Raises OSError where the thread is gone."""
     with open(f"/proc/{tid}/status") as lines:
         return {key: value.strip() for key, _, value in (line.partition(":") for line in lines)}
 
 
-def identity(fields: dict[str, str]) -> Identity:
-    """The effective ids of a thread, out of its status."""
+def identity(tid: int, fields: dict[str, str]) -> Identity:
+    """Who a thread is, out of its status. Raises OSError where it is gone."""
     groups = tuple(sorted(int(each) for each in fields["Groups"].split()))
-    return Identity(int(fields["Uid"].split()[1]), int(fields["Gid"].split()[1]), groups)
+    # In a user namespace of its own it may have all capabilities, and none that count here.
+    at_home = os.stat(f"/proc/{tid}/ns/user").st_ino == os.stat("/proc/self/ns/user").st_ino
+    capabilities = int(fields["CapEff"], 16) if at_home else 0
+    return Identity(int(fields["Uid"].split()[1]), int(fields["Gid"].split()[1]), groups, capabilities)
 
 
 def process_of(fields: dict[str, str]) -> tuple[int, int]:
@@ -143,8 +163,32 @@ def resolve(where: Place, path: bytes, flags: int, directory: int = -1) -> int:
     start = directory if directory >= 0 else where.directory
     if not path:
         return os.open(f"/proc/self/fd/{start}", flags)
+    if where.namespace < 0 and not _roots_differ(where.root):
+        return os.open(path, flags, dir_fd=start)
     if path.startswith(b"/"):
-        ours, theirs = os.stat("/"), os.fstat(where.root)
-        if where.namespace >= 0 or (ours.st_dev, ours.st_ino) != (theirs.st_dev, theirs.st_ino):
-            return libc.open_in_root(where.root, path, flags)
+        return libc.open_in_root(where.root, path, flags)
+    # In a chroot no number of ".." leads out of it.
+    root, inside = (os.fsencode(os.readlink(f"/proc/self/fd/{each}")).rstrip(b"/") for each in (where.root, start))
+    if inside == root or inside.startswith(root + b"/"):
+        below = inside[len(root) :]
+        found = libc.open_in_root(where.root, below or b"/", os.O_PATH | os.O_CLOEXEC)
+        try:
+            if _node(found) == _node(start):
+                return libc.open_in_root(where.root, below + b"/" + path, flags)
+        finally:
+            os.close(found)
     return os.open(path, flags, dir_fd=start)
+
+
+def _roots_differ(root: int) -> bool:
+    ours = os.open("/", os.O_PATH | os.O_CLOEXEC)
+    try:
+        return _node(ours) != _node(root)
+    finally:
+        os.close(ours)
+
+
+def _node(fd: int) -> bytes:
+    """Filesystem and inode; no filesystem is asked."""
+    facts = libc.statx(fd, _STATX_INO, _AT_STATX_DONT_SYNC)
+    return facts[0x20:0x28] + facts[0x88:0x90]

@@ -12,28 +12,45 @@ import select
 import signal
 import socket
 import struct
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from libperfuse.launch import errands, tracee
-from libperfuse.launch.books import At, Books, Device, key_of, lineage, placeholder
+from libperfuse.launch.books import DIRECT, At, Books, Device, key_of, lineage, placeholder
 from libperfuse.launch.choose import Choice, choose
 from libperfuse.launch.contexts import Contexts
 from libperfuse.launch.envoy import Envoy, Outcome, outcome, send_out
 from libperfuse.launch.errands import Wish
+from libperfuse.launch.filter import OPEN_MASK, OPEN_WANTED
 from libperfuse.launch.notify import Listener, Stopped
 from wire import codec, ioctls
 from wire.control import Endpoint
 
 _DEVICE = b"/dev/fuse"
-_RDEV = os.makedev(10, 229)
 _AT_FDCWD = -100
 _FSTYPE = re.compile(rb"(fuse|fuseblk)(\..*)?\Z|perfuse\|", re.DOTALL)
 _FD = re.compile(rb"(?:^|,)fd=(\d{1,9})(?=,|\Z)")
+#: MS_REMOUNT, MS_BIND, MS_MOVE, and the four of propagation: these are about mounts that are there
+_NO_NEW_MOUNT = 0x20 | 0x1000 | 0x2000 | 0xF << 17
+_MAGIC, _MAGIC_MASK = 0xC0ED_0000, 0xFFFF_0000
+#: MNT_FORCE, MNT_DETACH, UMOUNT_NOFOLLOW
+_UMOUNT_FLAGS = 1 | 2 | 8
+#: RESOLVE_BENEATH, RESOLVE_IN_ROOT: no absolute path is what it says
+_RESOLVE_ELSEWHERE = 0x08 | 0x10
+#: ms after which the threads whose envoys are out are looked at: they may have been killed
+_LOOK = 1000
 
 Done = Callable[[dict[str, Any], list[int]], None]
+
+
+class _Out(NamedTuple):
+    """An envoy that is out, for which call, and what takes its outcome."""
+
+    envoy: Envoy
+    call: Stopped
+    done: Done
 
 
 class Tracer:
@@ -46,7 +63,7 @@ class Tracer:
         self._say = say
         self._verbose = verbose
         self._poll = select.poll()
-        self._waiting: dict[int, tuple[Envoy, Done]] = {}
+        self._waiting: dict[int, _Out] = {}
         contexts = Contexts(self)
         self._calls: dict[str, Callable[[Stopped], None]] = {
             "open": lambda call: self._open(call, _AT_FDCWD, call.args[0], call.args[1]),
@@ -67,14 +84,20 @@ class Tracer:
         """Whether nobody is left who could make a call."""
         poll = select.poll()
         poll.register(self.listener.fd, 0)
-        return bool(poll.poll(0)) and not self._waiting
+        return bool(poll.poll(0))
 
     def recall(self) -> None:
         """Kill the envoys that are out: whom they went for is gone."""
-        for envoy, _ in self._waiting.values():
-            with suppress(ProcessLookupError):
-                os.kill(envoy.pid, signal.SIGKILL)
-        self._waiting.clear()
+        for each in list(self._waiting.values()):
+            self._recall(each)
+
+    def _recall(self, out: _Out) -> None:
+        del self._waiting[out.envoy.sock.fileno()]
+        self._poll.unregister(out.envoy.sock)
+        out.envoy.sock.close()
+        # It is our child, and reaped after this only.
+        with suppress(ProcessLookupError):
+            os.kill(out.envoy.pid, signal.SIGKILL)
 
     def unwatch(self, fd: int) -> None:
         """Watch it no more."""
@@ -85,16 +108,20 @@ class Tracer:
         listening = self.listener.fd
         self._poll.register(listening, select.POLLIN)
         while True:
-            for fd, event in self._poll.poll():
+            events = self._poll.poll(_LOOK if self._waiting else None)
+            if not events:
+                for each in [each for each in self._waiting.values() if not self.listener.valid(each.call.cookie)]:
+                    self._recall(each)
+            for fd, event in events:
                 if fd == listening:
                     if event & select.POLLIN:
                         self._next()
                     elif event & select.POLLHUP:
                         return
                 elif fd in self._waiting:
-                    envoy, done = self._waiting.pop(fd)
+                    out = self._waiting.pop(fd)
                     self._poll.unregister(fd)
-                    done(*outcome(envoy))
+                    self._answer(out)
                 elif not woken(fd):
                     return
 
@@ -108,29 +135,58 @@ class Tracer:
             # Gone meanwhile, a bad pointer, or no right to look: the kernel has the better answer.
             self.listener.let_go(call.cookie)
         except Exception as fault:
-            self._say(f"internal error: {call.name}: {type(fault).__name__}: {fault}")
-            self.listener.give(call.cookie, -errno.EIO)
+            self._failed(call, fault)
+
+    def _answer(self, out: _Out) -> None:
+        try:
+            facts, fds = outcome(out.envoy)
+            if self.listener.valid(out.call.cookie):
+                out.done(facts, fds)
+            else:
+                for each in fds:
+                    os.close(each)
+        except Exception as fault:
+            self._failed(out.call, fault)
+
+    def _failed(self, call: Stopped, fault: Exception) -> None:
+        self._say(f"internal error: {call.name}: {type(fault).__name__}: {fault}")
+        self.listener.give(call.cookie, -errno.EIO)
 
     def _unknown(self, call: Stopped) -> None:
         self.listener.let_go(call.cookie)
 
     # -- envoys ----------------------------------------------------------------------------------------------------
 
-    def send(self, call: Stopped, work: Callable[[tracee.Place], Outcome], done: Done, *borrowed: int) -> None:
-        """Have an envoy do `work` for a stopped call, and `done` take its outcome. `borrowed` are ours, and closed."""
+    def send(
+        self,
+        call: Stopped,
+        work: Callable[[tracee.Place], Outcome],
+        done: Done,
+        *borrowed: int,
+        connection: socket.socket | None = None,
+    ) -> None:
+        """Have an envoy do `work` for a stopped call, and `done` take its outcome. `borrowed` are ours, and closed;
+        the envoy has them and the `connection`."""
+        needs = borrowed if connection is None else (*borrowed, connection.fileno())
         try:
             where = tracee.place(call.tid)
             try:
-                whom = tracee.identity(tracee.status(call.tid))
+                whom = tracee.identity(call.tid, tracee.status(call.tid))
                 if not self.listener.valid(call.cookie):
                     return
-                envoy = send_out(whom, where, (self.listener.fd,), work)
+                try:
+                    envoy = send_out(whom, where, needs, work)
+                except OSError as bad:
+                    # Not let go: a program that was to have perfused's device would silently get another.
+                    self._say(f"{call.name}: no process to ask perfused: {bad.strerror}")
+                    self.listener.give(call.cookie, -(bad.errno or errno.EAGAIN))
+                    return
             finally:
                 where.close()
         finally:
             for each in borrowed:
                 os.close(each)
-        self._waiting[envoy.sock.fileno()] = envoy, done
+        self._waiting[envoy.sock.fileno()] = _Out(envoy, call, done)
         self._poll.register(envoy.sock, select.POLLIN)
 
     def refused(self, call: Stopped, facts: dict[str, Any], what: str) -> bool:
@@ -146,7 +202,7 @@ class Tracer:
 
     def _open(self, call: Stopped, directory: int, path_at: int, flags: int) -> None:
         path = tracee.text(call.tid, path_at)
-        if not path.endswith(b"fuse") or not (path == _DEVICE or self._names_device(call, directory, path)):
+        if path.rpartition(b"/")[2] != b"fuse" or flags & (os.O_PATH | os.O_DIRECTORY):
             self.listener.let_go(call.cookie)
             return
         pid, parent = tracee.process_of(tracee.status(call.tid))
@@ -155,35 +211,38 @@ class Tracer:
         name = tracee.program(served)
         if not self.listener.valid(call.cookie):
             return
-        if self.books.mounted_by(pid) is not None:
+        later = self.books.mounted_by(pid) is not None
+        if later and path == _DEVICE:
             self._give_later(call, pid, flags)
             return
         choice = Choice(self._endpoint, "as asked for") if self._endpoint is not None else choose(served, name)
-        work = partial(errands.open_device, choice.endpoint, name, self._endpoint is not None)
-        self.send(call, lambda _: work(), partial(self._opened, call, pid, name, flags, choice))
+        opening = partial(errands.open_device, choice.endpoint, name, self._endpoint is not None)
+        if path == _DEVICE:
+            self.send(call, lambda _: opening(), partial(self._opened, call, pid, name, flags, choice))
+            return
+        start = _directory(call, directory)
+
+        def work(where: tracee.Place) -> Outcome:
+            if not errands.leads_to_device(where, path, start):
+                return {"other": True}, ()
+            return ({}, ()) if later else opening()
+
+        def done(facts: dict[str, Any], fds: list[int]) -> None:
+            if facts.get("other"):
+                self.listener.let_go(call.cookie)
+            elif later:
+                self._give_later(call, pid, flags)
+            else:
+                self._opened(call, pid, name, flags, choice, facts, fds)
+
+        self.send(call, work, done, *([start] if start >= 0 else []))
 
     def _openat2(self, call: Stopped) -> None:
-        flags, _, _ = struct.unpack("=3Q", tracee.read(call.tid, call.args[2], 24))
-        if flags & os.O_ACCMODE != os.O_RDWR:
+        flags, _, how = struct.unpack("=3Q", tracee.read(call.tid, call.args[2], 24))
+        if flags & OPEN_MASK != OPEN_WANTED or how & _RESOLVE_ELSEWHERE or call.args[3] < 24:
             self.listener.let_go(call.cookie)
         else:
             self._open(call, call.args[0], call.args[1], flags)
-
-    @staticmethod
-    def _names_device(call: Stopped, directory: int, path: bytes) -> bool:
-        """Whether another spelling of a path leads to /dev/fuse."""
-        if path.rpartition(b"/")[2] != b"fuse":
-            return False
-        where = tracee.place(call.tid)
-        try:
-            with _directory(call, directory) as start:
-                fd = tracee.resolve(where, path, os.O_PATH | os.O_CLOEXEC, start)
-            try:
-                return os.fstat(fd).st_rdev == _RDEV
-            finally:
-                os.close(fd)
-        finally:
-            where.close()
 
     def _give_later(self, call: Stopped, pid: int, flags: int) -> None:
         """A process that has its mount opens the device once more: to clone it, or else to mount a second time. Which,
@@ -223,10 +282,13 @@ class Tracer:
 
     def _mount(self, call: Stopped) -> None:
         source, target, fstype, flags, data = call.args[:5]
-        kind = tracee.text(call.tid, fstype)
-        options = tracee.text(call.tid, data) if _FSTYPE.match(kind) else b""
-        wish = Wish(tracee.text(call.tid, source), tracee.text(call.tid, target), kind, flags, options)
-        if not self.mount(call, wish):
+        flags &= ~_MAGIC_MASK if flags & _MAGIC_MASK == _MAGIC else -1
+        kind = b"" if flags & _NO_NEW_MOUNT else tracee.text(call.tid, fstype)
+        if not _FSTYPE.match(kind):
+            self.listener.let_go(call.cookie)
+            return
+        named, path = tracee.text(call.tid, source), tracee.text(call.tid, target)
+        if not self.mount(call, Wish(named, path, kind, flags & 0xFFFF_FFFF, tracee.page(call.tid, data))):
             self.listener.let_go(call.cookie)
 
     def device_of(self, call: Stopped, number: int) -> tuple[Device, int] | None:
@@ -263,7 +325,8 @@ class Tracer:
             self.send(call, lambda where: _mount_new(where, wish, *work()), done, *fds)
         else:
             connection = device.connection
-            self.send(call, lambda where: _at(errands.mount(where, wish, fd, connection)), done, *fds)
+            mounting = partial(errands.mount, wish=wish, device=fd, connection=connection)
+            self.send(call, lambda where: _at(mounting(where)), done, *fds, connection=connection)
         return True
 
     def _mounted(
@@ -273,32 +336,45 @@ class Tracer:
             return
         at = At(facts["path"], (facts["id"], facts["number"]))
         if fds:
-            device = self._now(call, device, number, Endpoint(facts["endpoint"]), fds)
+            now = self._now(call, device, number, Endpoint(facts["endpoint"]), fds)
+            if now is None:
+                self.listener.give(call.cookie, -errno.EBADF)
+                return
+            device = now
         device.mounts.append(at)
         self.listener.give(call.cookie, 0)
 
-    def _now(self, call: Stopped, before: Device, number: int, endpoint: Endpoint, fds: list[int]) -> Device:
-        """Put a real device in the place of one that was left for later."""
+    def _now(self, call: Stopped, before: Device, number: int, endpoint: Endpoint, fds: list[int]) -> Device | None:
+        """Put a real device in the place of one that was left for later; None where that place is gone."""
         fd, *rest = fds
         connection = socket.socket(fileno=rest[0]) if rest else None
         try:
             key = key_of(fd)
             assert key is not None
             device = Device(key, endpoint, before.program, before.pid, number, connection)
-            with suppress(OSError):
-                closes = tracee.closes_on_exec(call.tid, number)
-                self.listener.replace_descriptor(call.cookie, fd, number, closes)
+            if not self._put(call, fd, number):
+                if connection is not None:
+                    connection.close()
+                return None
         finally:
             os.close(fd)
         self.books.strike(before)
         self.books.enter(device)
         return device
 
+    def _put(self, call: Stopped, fd: int, number: int) -> bool:
+        """Put a duplicate of `fd` in the place of the program's descriptor, which stays close-on-exec or not."""
+        try:
+            closes = tracee.closes_on_exec(call.tid, number)
+        except (OSError, StopIteration):
+            return False
+        return self.listener.replace_descriptor(call.cookie, fd, number, closes)
+
     # -- umount ----------------------------------------------------------------------------------------------------
 
     def _umount(self, call: Stopped, flags: int) -> None:
         ours = self.books.mounts()
-        if not ours:
+        if not ours or flags & 0xFFFF_FFFF & ~_UMOUNT_FLAGS:
             self.listener.let_go(call.cookie)
             return
         path = tracee.text(call.tid, call.args[0])
@@ -306,37 +382,42 @@ class Tracer:
         def done(facts: dict[str, Any], fds: list[int]) -> None:
             if self.refused(call, facts, f"{os.fsdecode(path)}: not unmounted"):
                 return
-            if facts.get("gone"):
-                self.books.unmounted(facts["path"])
-            if facts.get("gone") or facts["mine"]:
-                self.listener.give(call.cookie, 0)
-            else:
-                self.listener.let_go(call.cookie)
+            if facts.get("gone") or facts.get("done"):
+                if not self.books.unmounted(facts["path"]) or facts.get("done"):
+                    self.listener.give(call.cookie, 0)
+                    return
+            elif "path" in facts:
+                self.books.leave(facts["path"])
+            self.listener.let_go(call.cookie)
 
         self.send(call, lambda where: errands.unmount(where, path, flags, ours), done)
 
     # -- ioctl -----------------------------------------------------------------------------------------------------
 
     def _ioctl(self, call: Stopped) -> None:
-        number, command, argument = call.args[0], call.args[1] & 0xFFFF_FFFF, call.args[2]
-        other = -1
-        if command == ioctls.FUSE_DEV_IOC_CLONE:
-            (other,) = struct.unpack("=I", tracee.read(call.tid, argument, 4))
-        found = self.device_of(call, other if other >= 0 else number)
-        if found is None or found[0].endpoint is Endpoint.DIRECT:
+        number, command, argument = call.args[0] & 0xFFFF_FFFF, call.args[1] & 0xFFFF_FFFF, call.args[2]
+        found = self.device_of(call, number)
+        if found is None or (found[0].endpoint is Endpoint.DIRECT and not found[0].later):
             if found is not None:
                 os.close(found[1])
             self.listener.let_go(call.cookie)
             return
         device, fd = found
         if command == ioctls.FUSE_DEV_IOC_CLONE:
-            self._clone(call, device, fd, number)
+            os.close(fd)
+            self._clone(call, device, number, argument)
         elif command == ioctls.FUSE_DEV_IOC_BACKING_OPEN:
             self._backing_open(call, device, fd, argument)
         elif command == ioctls.FUSE_DEV_IOC_BACKING_CLOSE:
-            (identity,) = struct.unpack("=I", tracee.read(call.tid, argument, 4))
+            try:
+                (identity,) = struct.unpack("=I", tracee.read(call.tid, argument, 4))
+            except OSError:
+                os.close(fd)
+                self.listener.give(call.cookie, -errno.EFAULT)
+                return
             work = partial(errands.backing_close, fd, identity, device.connection)
-            self.send(call, lambda _: work(), partial(self._answered, call, "id", "no backing id closed"), fd)
+            done = partial(self._answered, call, "id", "no backing id closed")
+            self.send(call, lambda _: work(), done, fd, connection=device.connection)
         else:
             os.close(fd)
             self.listener.give(call.cookie, -errno.ENOTTY)
@@ -345,69 +426,74 @@ class Tracer:
         if not self.refused(call, facts, what):
             self.listener.give(call.cookie, int(facts.get(key, 0)))
 
-    def _clone(self, call: Stopped, device: Device, fd: int, number: int) -> None:
-        """FUSE_DEV_IOC_CLONE on descriptor `number`: from now on it is another open file of `device`."""
-        if device.key.kind == "socket":
-            # Whoever reads a socket takes the next request, and an answer may come from anywhere.
-            try:
-                self._replace(call, fd, number)
-            finally:
-                os.close(fd)
-            return
-
-        def done(facts: dict[str, Any], fds: list[int]) -> None:
-            if self.refused(call, facts, f"{device.program}: not cloned"):
-                return
-            try:
-                self._replace(call, fds[0], number)
-            finally:
-                os.close(fds[0])
-
-        self.send(call, lambda _: errands.open_again(fd), done, fd)
-
-    def _replace(self, call: Stopped, fd: int, number: int) -> None:
-        before = self.device_of(call, number)
+    def _clone(self, call: Stopped, target: Device, number: int, argument: int) -> None:
+        """FUSE_DEV_IOC_CLONE on descriptor `number`, which is `target`: from now on it is another open file of the
+        device whose number stands at `argument`."""
         try:
-            closes = tracee.closes_on_exec(call.tid, number)
+            (other,) = struct.unpack("=I", tracee.read(call.tid, argument, 4))
         except OSError:
-            closes = True
-        done = before is not None and self.listener.replace_descriptor(call.cookie, fd, number, closes)
-        if before is not None:
-            os.close(before[1])
-            if done and not before[0].mounts:
-                self.books.strike(before[0])
-        self.listener.give(call.cookie, 0 if done else -errno.EINVAL)
+            self.listener.give(call.cookie, -errno.EFAULT)
+            return
+        found = self.device_of(call, other)
+        if found is None or not found[0].mounts:
+            if found is not None:
+                os.close(found[1])
+            there = os.path.exists(f"/proc/{call.tid}/fd/{other}")
+            self.listener.give(call.cookie, -(errno.EINVAL if there else errno.EBADF))
+            return
+        device, fd = found
+        if target.mounts:
+            os.close(fd)
+            self.listener.give(call.cookie, -errno.EINVAL)
+        elif device.key.kind == "socket":
+            # Whoever reads a socket takes the next request, and an answer may come from anywhere.
+            self._replace(call, target, fd, number)
+        elif device.key == DIRECT:
+            self.send(call, lambda _: errands.open_kernels(), partial(self._cloned, call, target, number, False), fd)
+        else:
+            self.send(call, lambda _: errands.open_again(fd), partial(self._cloned, call, target, number, True), fd)
+
+    def _cloned(
+        self, call: Stopped, target: Device, number: int, whole: bool, facts: dict[str, Any], fds: list[int]
+    ) -> None:
+        if not self.refused(call, facts, f"{target.program}: not cloned"):
+            self._replace(call, target, fds[0], number, whole)
+
+    def _replace(self, call: Stopped, before: Device, fd: int, number: int, whole: bool = True) -> None:
+        """Put `fd`, which is closed here, in the place of a device; unless that is the `whole` of it, the kernel does
+        the call on it."""
+        try:
+            done = self._put(call, fd, number)
+        finally:
+            os.close(fd)
+        if not done:
+            self.listener.give(call.cookie, -errno.EBADF)
+            return
+        self.books.strike(before)
+        if whole:
+            self.listener.give(call.cookie, 0)
+        else:
+            self.listener.let_go(call.cookie)
 
     def _backing_open(self, call: Stopped, device: Device, fd: int, argument: int) -> None:
         try:
             wanted = codec.backing_map.unpack_from(tracee.read(call.tid, argument, codec.backing_map.size))
-            if wanted.flags or wanted.padding:
-                self.listener.give(call.cookie, -errno.EINVAL)
-                return
-            file = tracee.descriptor(call.tid, wanted.fd)
-        except OSError as bad:
-            self.listener.give(call.cookie, -(bad.errno or errno.EBADF))
+            bad = errno.EINVAL if wanted.flags or wanted.padding else 0
+            file = tracee.descriptor(call.tid, wanted.fd) if not bad else -1
+        except OSError as gone:
+            bad = gone.errno or errno.EBADF
+        if bad:
+            os.close(fd)
+            self.listener.give(call.cookie, -bad)
             return
-        finally:
-            if "file" not in locals():
-                os.close(fd)
         work = partial(errands.backing_open, fd, file, device.connection)
         done = partial(self._answered, call, "id", f"{device.program}: no backing file")
-        self.send(call, lambda _: work(), done, fd, file)
+        self.send(call, lambda _: work(), done, fd, file, connection=device.connection)
 
 
-@contextmanager
-def _directory(call: Stopped, number: int) -> Iterator[int]:
-    """A duplicate of the directory that a call's path starts from; -1 for the working directory."""
-    number = number - (1 << 32) if number & 0xFFFF_FFFF >= 1 << 31 else number
-    if (number & 0xFFFF_FFFF) == _AT_FDCWD & 0xFFFF_FFFF:
-        yield -1
-        return
-    fd = tracee.descriptor(call.tid, number)
-    try:
-        yield fd
-    finally:
-        os.close(fd)
+def _directory(call: Stopped, number: int) -> int:
+    """A duplicate of the directory that a call's path starts from; -1 for the working directory. Raises OSError."""
+    return -1 if number & 0xFFFF_FFFF == _AT_FDCWD & 0xFFFF_FFFF else tracee.descriptor(call.tid, number & 0xFFFF_FFFF)
 
 
 def _at(at: At, endpoint: Endpoint = Endpoint.ANY, fds: tuple[int, ...] = ()) -> Outcome:
