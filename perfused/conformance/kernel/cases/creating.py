@@ -147,20 +147,6 @@ def _(k: Bench) -> None:
     k.equal("content", bytes(k.tree.at("z").data), b"1234")
 
 
-def _bad(name: str, what: str, wanted: int, level: Level, **fields: int) -> None:
-    @case(f"create/reply-{name}", CREATE, RELEASE, aspect="malformed", level=level, source=MEASURED + f": {what}")
-    def _(k: Bench) -> None:
-        tree = k.mount().tree
-        k.answer(CREATE, lambda _: tree.entry(tree.add("z"), **fields) + tree.opened(fh=5))
-        k.fails(wanted, lambda: os.open(k.file("z"), NEW))
-        k.ok(lambda: os.stat(k.path))
-
-
-_bad("of-another-type", "EIO", errno.EIO, Level.SHOULD, mode=stat.S_IFIFO | 0o600)
-_bad("nodeid-zero", "EIO", errno.EIO, Level.SHOULD, nodeid=0)
-_bad("nodeid-of-the-root", "EIO", errno.EIO, Level.SHOULD, nodeid=1)
-
-
 @case("create/reply-of-another-type-is-released", CREATE, RELEASE, aspect="malformed", level=Level.PROFILE,
       source=MEASURED + ": a handle the kernel cannot use is given back, unless the entry itself is bad")  # fmt: skip
 def _(k: Bench) -> None:

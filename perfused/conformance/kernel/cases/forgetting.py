@@ -10,7 +10,6 @@ from perfused.conformance.kernel import seam
 from perfused.conformance.kernel.bench import Bench
 from perfused.conformance.kernel.case import Failed, Level, case
 from perfused.conformance.kernel.match import at_node, named
-from perfused.conformance.kernel.server import out
 from perfused.conformance.kernel.tree import Node
 from wire import codec
 from wire.flags import InitFlag
@@ -251,21 +250,6 @@ def _(k: Bench) -> None:
         k.equal("size", k.ok(lambda: os.stat(k.file("a")).st_size), 3)
         _drop(k, b"a")
         _balanced(k, node, time_)
-
-
-@case(
-    "forget/no-answer",
-    FORGET,
-    aspect="reply",
-    level=Level.SHOULD,
-    source="fuse.h: FORGET has no reply; Linux: ENOENT for one",
-)
-def _(k: Bench) -> None:
-    k.mount().tree.add("a")
-    k.ok(lambda: os.stat(k.file("a")))
-    _drop(k, b"a")
-    request = k.wait_for(FORGET)
-    k.equal("write(2) of an answer", k.server.write(out(request.header.unique)), errno.ENOENT)
 
 
 @case(

@@ -181,15 +181,6 @@ def _(k: Bench) -> None:
     k.true("a directory", stat.S_ISDIR(k.ok(lambda: os.stat(k.file("a")).st_mode)))
 
 
-@case("lookup/child-is-its-parent", LOOKUP, aspect="malformed", level=Level.SHOULD, source=MEASURED + ": EIO")
-def _(k: Bench) -> None:
-    tree = k.mount().tree
-    parent = tree.directory("d")
-    tree.add("d/a")
-    k.answer(LOOKUP, lambda _: tree.entry(tree.at("d/a"), nodeid=parent.nodeid), named(b"a"))
-    k.fails(errno.EIO, lambda: os.stat(k.file("d/a")))
-
-
 # -- generations -------------------------------------------------------------------------------------------------------
 
 

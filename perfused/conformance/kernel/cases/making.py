@@ -175,25 +175,6 @@ def _(k: Bench) -> None:
     k.equal("nodeid of CREATE", k.one(Opcode.CREATE).header.nodeid, k.tree.at("z").nodeid)
 
 
-def _wrong(name: str, opcode: Opcode, make: Callable[[str], object], mode: int) -> None:
-    @case(f"{name}/reply-of-another-type", opcode, aspect="malformed", level=Level.SHOULD, source=MEASURED + ": EIO")
-    def _(k: Bench) -> None:
-        tree = k.mount().tree
-        k.answer(opcode, lambda _: tree.entry(tree.add("z", mode=mode)))
-        k.fails(errno.EIO, lambda: make(k.file("z")))
-
-    @case(f"{name}/reply-is-the-parent", opcode, aspect="malformed", level=Level.SHOULD, source=MEASURED + ": EIO")
-    def _(k: Bench) -> None:
-        tree = k.mount().tree
-        k.answer(opcode, lambda _: tree.entry(tree.at("")))
-        k.fails(errno.EIO, lambda: make(k.file("z")))
-
-
-_wrong("mkdir", MKDIR, os.mkdir, stat.S_IFREG | 0o644)
-_wrong("mknod", MKNOD, os.mkfifo, stat.S_IFREG | 0o644)
-_wrong("symlink", SYMLINK, lambda path: os.symlink("x", path), stat.S_IFREG | 0o644)
-
-
 # -- SYMLINK and READLINK ----------------------------------------------------------------------------------------------
 
 

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from perfused.conformance.kernel import seam
 from perfused.conformance.kernel.bench import Bench
 from perfused.conformance.kernel.case import Level, case
-from perfused.conformance.kernel.tree import Tree
+from perfused.conformance.kernel.tree import Answer, Tree
+from wire.message import Request
 from wire.opcodes import Opcode
 
 UNLINK, RMDIR, RENAME, RENAME2, LOOKUP = Opcode.UNLINK, Opcode.RMDIR, Opcode.RENAME, Opcode.RENAME2, Opcode.LOOKUP
@@ -180,13 +181,11 @@ def _parent(name: str, opcode: Opcode, change: Callable[[str], object]) -> None:
             change(k.file("d"))
             return [before, os.stat(k.file("d")).st_mtime]
 
-        usual = tree.answer
-
-        def answer(request: object) -> object:
+        def answer(request: Request) -> Answer:
             d.mtime = 2_000_000_000
-            return usual(request)  # type: ignore[arg-type]
+            return tree.answer(request)
 
-        k.answer(opcode, answer)  # type: ignore[arg-type]
+        k.answer(opcode, answer)
         k.equal("st_mtime before and after", k.ok(work), [1_000_000_000, 2_000_000_000])
 
 

@@ -81,14 +81,6 @@ def _(k: Bench) -> None:
     k.equal("LOOKUP requests", len(k.seen(LOOKUP)), 2)
 
 
-@case("entry-timeout/nsec-too-large", LOOKUP, aspect="malformed", level=Level.PROFILE,
-      source="measured on Linux 6.18: more than a second of nsec is taken as a second")  # fmt: skip
-def _(k: Bench) -> None:
-    _file(k, entry_valid=0, entry_valid_nsec=2**32 - 1, attr_valid=60)
-    _stat(k, 2, pause=1.02)
-    k.equal("LOOKUP requests", len(k.seen(LOOKUP)), 2)
-
-
 @case("entry-timeout/renewed", LOOKUP, aspect="cache", source=ENTRY)
 def _(k: Bench) -> None:
     node = _file(k, entry_valid=60, attr_valid=60)
@@ -271,21 +263,6 @@ def _(k: Bench) -> None:
     k.true("asked for what is not kept", _asked(k, node) >= 1)
     node.data += b"more"
     k.equal("size", k.ok(lambda: os.stat(k.file("a")).st_size), len(node.data))
-
-
-@case("attr-timeout/of-the-entry", LOOKUP, GETATTR, aspect="cache", source=ATTR)
-def _(k: Bench) -> None:
-    node = _file(k, entry_valid=60, attr_valid=60)
-    _stat(k, 3)
-    k.equal("GETATTR requests", _asked(k, node), 0)
-
-
-@case("attr-timeout/of-getattr", GETATTR, aspect="cache", source=ATTR)
-def _(k: Bench) -> None:
-    node = _file(k, entry_valid=60, attr_valid=0)
-    k.answer(GETATTR, lambda _: k.tree.attr_out(node, 60), at_node(node.nodeid))
-    _stat(k, 3)
-    k.equal("GETATTR requests", _asked(k, node), 1)
 
 
 @case("attr-timeout/forever", GETATTR, aspect="cache", source=ATTR)
