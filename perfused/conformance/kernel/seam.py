@@ -189,6 +189,23 @@ def function(name: str, *arguments: int | bytes | bytearray | None) -> int:
     return value
 
 
+def mapped(fd: int, length: int, protection: int = 1) -> memoryview:
+    """mmap(2) MAP_SHARED of a file from its start, beyond its end too; `protection` is PROT_*. It stays mapped.
+
+    Raises OSError, Unavailable.
+    """
+    try:
+        from ctypes import CDLL, c_char, c_int, c_long, c_size_t, c_void_p, get_errno
+    except ImportError:
+        raise Unavailable("this Python has no ctypes, which mmap beyond the end of a file takes") from None
+    call = CDLL(None, use_errno=True).mmap
+    call.restype, call.argtypes = c_void_p, (c_void_p, c_size_t, c_int, c_int, c_int, c_long)
+    address = call(None, length, protection, 1, fd, 0)
+    if address == c_void_p(-1).value:
+        raise OSError(get_errno(), os.strerror(get_errno()), "mmap")
+    return memoryview((c_char * length).from_address(address)).cast("B")
+
+
 def inotify(path: str, mask: int) -> int:
     """A descriptor that tells of what `mask` says happens to `path` (inotify(7)). Raises OSError, Unavailable."""
     fd = function("inotify_init1", os.O_CLOEXEC)
