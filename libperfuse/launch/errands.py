@@ -121,12 +121,12 @@ def _is_link(where: Place, path: bytes) -> bool:
 
 def open_kernels() -> Outcome:
     """The kernel's own device, which is not mounted."""
-    return {}, (os.open(perfuse.DEVICE, os.O_RDWR | os.O_CLOEXEC),)
+    return {}, (os.open(perfuse.DEVICE, os.O_RDWR | os.O_DIRECT | os.O_CLOEXEC),)
 
 
 def open_again(device: int) -> Outcome:
     """Another open file of the same device file: its requests come to both, which is what CLONE is for."""
-    return {}, (os.open(f"/proc/self/fd/{device}", os.O_RDWR | os.O_CLOEXEC),)
+    return {}, (os.open(f"/proc/self/fd/{device}", os.O_RDWR | os.O_DIRECT | os.O_CLOEXEC),)
 
 
 def backing_open(device: int, file: int, connection: socket.socket | None) -> Outcome:

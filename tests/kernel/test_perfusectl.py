@@ -298,7 +298,7 @@ def test_without_a_daemon_every_command_is_one_line(tmp_path: Path, command: tup
 AS_NOBODY = f"""
 import os
 from perfused import probe
-from perfused.cli import control, probing
+from perfused.cli import asking, control, probing
 os.setgroups([])
 os.setresgid({NOBODY}, {NOBODY}, {NOBODY})
 os.setresuid({NOBODY}, {NOBODY}, {NOBODY})
