@@ -1,0 +1,116 @@
+"""What runs inside a guest: the suite, each result on the console as it comes, so that a guest may die at any time.
+
+A line is "@@", a word, JSON in base64, and a checksum. It runs from a directory that holds perfused, wire, construct and
+`options.json` beside it, by `python -I -S guest.py`; with `--init` it is the guest's first process, prepares the system
+and switches it off at the end. Never here: anything of the host's side.
+"""
+
+import base64
+import contextlib
+import json
+import os
+import sys
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from perfused.conformance.kernel.case import Case
+
+HERE = Path(__file__).resolve().parent
+#: a line of the kernel's may stand before ours
+MARK = "\n@@ "
+_REBOOT_OFF, _FINIT_MODULE = 0x4321_FEDC, {"x86_64": 313, "s390x": 344}
+
+
+def tell(word: str, found: Any) -> None:
+    """Print one line of the protocol."""
+    data = base64.b64encode(zlib.compress(json.dumps(found).encode(), 6)).decode()
+    line = f"{MARK}{word} {data} {zlib.crc32(data.encode()):08x}\n".encode()
+    while line:
+        line = line[os.write(1, line) :]
+
+
+def suite() -> None:
+    """Run the cases that `options.json` leaves to do; tell of the kernel, of each case that begins, and that ended."""
+    from perfused.conformance.kernel import runner
+    from perfused.conformance.kernel.case import cases
+    from perfused.conformance.kernel.result import finding, report
+
+    options = json.loads((HERE / "options.json").read_text())
+    runner.WAIT = options["wait"]
+    kernel = runner.learn(options["patience"] / 2)
+    if kernel.problem:
+        tell("problem", kernel.problem)
+        return
+    chosen = cases(options["only"])
+    known = set(options["known"])
+    subject = report(kernel, [], 0).subject
+    tell("kernel", {"subject": subject, "cases": [each.id for each in chosen]})
+
+    def left(all_of_them: "Iterable[Case]") -> "Iterator[Case]":
+        for each in all_of_them:
+            if each.id not in known:
+                tell("begun", each.id)
+                yield each
+
+    def told(outcome: runner.Outcome) -> None:
+        found = asdict(finding(outcome))
+        found["details"] = found["details"][: options["lines"]]
+        tell("ended", found)
+
+    runner.run(left(chosen), kernel, told, options["patience"])
+    tell("end", None)
+
+
+def prepare() -> None:
+    """Mount what a Linux has mounted, and insert the modules that lie beside this file."""
+    import ctypes
+
+    system = ctypes.CDLL(None, use_errno=True)
+    for kind, where in (("proc", "/proc"), ("sysfs", "/sys"), ("devtmpfs", "/dev"), ("tmpfs", "/mnt")):
+        if system.mount(kind.encode(), where.encode(), kind.encode(), 0, None) < 0 and kind == "tmpfs":
+            tell("problem", f"mount {where}: {os.strerror(ctypes.get_errno())}")
+    os.environ["TMPDIR"] = "/mnt"
+    os.environ["PATH"] = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
+    number = _FINIT_MODULE[os.uname().machine]
+    for module in json.loads((HERE / "options.json").read_text())["modules"]:
+        fd = os.open(module, os.O_RDONLY)
+        if system.syscall(number, fd, b"", 0) < 0:
+            tell("problem", f"{module}: {os.strerror(ctypes.get_errno())}")
+        os.close(fd)
+
+
+def switch_off() -> None:
+    """End the guest."""
+    import ctypes
+
+    os.sync()
+    ctypes.CDLL(None).reboot(ctypes.c_int(_REBOOT_OFF))
+
+
+def first_process() -> None:
+    """Be init: prepare, have the suite run in a child, reap whoever is left, switch off."""
+    with contextlib.suppress(OSError):
+        os.umask(0o022)
+    prepare()
+    child = os.fork()
+    if not child:
+        try:
+            suite()
+        except BaseException as fault:
+            tell("problem", f"{type(fault).__name__}: {fault}")
+        os._exit(0)
+    while os.wait()[0] != child:
+        pass
+    switch_off()
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(HERE))
+    if "--init" in sys.argv:
+        first_process()
+    else:
+        suite()
