@@ -56,7 +56,7 @@ def notes(found: Iterable[Record]) -> list[str]:
     about: dict[str, list[str]] = {}
     for record in found:
         for note in record.get("masked", ()):
-            about.setdefault(note, []).append(record["program"])
+            about.setdefault(note, []).append(record["program"].partition(",")[0])
     return [f"- {note}: {', '.join(dict.fromkeys(programs))}" for note, programs in sorted(about.items())]
 
 
