@@ -9,8 +9,24 @@ from pathlib import Path
 from typing import Any
 
 from perfused.conformance.findings import Finding, Report, Verdict
+from wire.flags import InitFlag
+from wire.opcodes import Opcode
 
 _STYLE = Path(__file__).with_name("report.css").read_text(encoding="utf-8")
+#: columns in the order of a request's life
+_ASPECTS = (
+    "request",
+    "reply",
+    "error",
+    "enosys",
+    "malformed",
+    "cache",
+    "interrupt",
+    "minor",
+    "flag",
+    "notify",
+    "death",
+)
 _CLASS = {
     Verdict.PASS: "g", Verdict.FAIL: "b", Verdict.HANG: "b", Verdict.PANIC: "b", Verdict.XFAIL: "o", Verdict.XPASS: "b",
     Verdict.SKIP: "n", Verdict.HOST: "o",
@@ -80,11 +96,22 @@ def _by(findings: Iterable[Finding], key: str) -> dict[str, list[Finding]]:
     for each in findings:
         for value in each.facts.get(key, ()):
             rows.setdefault(str(value), []).append(each)
-    return rows
+    return {name: rows[name] for name in sorted(rows, key=_rank)}
+
+
+def _rank(name: str) -> tuple[int, str]:
+    """Opcodes and flags as fuse.h has them, numbers by size."""
+    number = name.partition(" ")[0]
+    if number.isdigit():
+        return int(number), name
+    if name in Opcode.__members__:
+        return int(Opcode[name]), name
+    return (int(InitFlag[name]), name) if name in InitFlag.__members__ else (1 << 64, name)
 
 
 def _matrices(findings: list[Finding]) -> list[str]:
-    aspects = list(dict.fromkeys(each.facts.get("aspect", "") for each in findings))
+    asked = {each.facts.get("aspect", "") for each in findings}
+    aspects = [each for each in _ASPECTS if each in asked] + sorted(asked - set(_ASPECTS))
     out = [
         _matrix(title, rows, aspects, lambda each: each.facts.get("aspect", ""))
         for title, key in (("Opcodes", "opcodes"), ("Notifications", "notifications"), ("INIT flags", "flags"))
@@ -92,9 +119,8 @@ def _matrices(findings: list[Finding]) -> list[str]:
     ]
     minors = _by(findings, "minors")
     if minors:
-        ordered = {key: minors[key] for key in sorted(minors, key=int)}
-        cells = "".join(f"<th scope=col>{key}</th>" for key in ordered)
-        body = "".join(_cell(each) for each in ordered.values())
+        cells = "".join(f"<th scope=col>{key}</th>" for key in minors)
+        body = "".join(_cell(each) for each in minors.values())
         out.append(
             f"<h2>Minors</h2><div class=scroll><table class=m><thead><tr>{cells}</tr></thead>"
             f"<tbody><tr>{body}</tr></tbody></table></div>"
