@@ -150,6 +150,15 @@ class Glusterd:
         counts = [line.partition(":")[2].strip() for line in lines if line.startswith("Number of entries")]
         return [int(each) if each.isdigit() else None for each in counts]
 
+    def heal(self, volume: str, seconds: float) -> None:
+        """Have the bricks of a replica made equal, and wait for it."""
+        deadline = time.monotonic() + seconds
+        while any(left := self.unhealed(volume)) or None in left:
+            assert time.monotonic() < deadline, f"entries not healed on each brick after {seconds:g} s: {left}"
+            # Refused until the daemon that heals has found the new brick; it looks for itself every 5 s.
+            self.network.run(*self._cli("volume", "heal", volume))
+            time.sleep(0.5)
+
     def stop(self) -> None:
         """End glusterd, the bricks and the daemon that heals, and take our directories away from over the real ones."""
         pids = [int(found.read_text() or 0) for found in [self.place / "pid", *(self.place / "run").rglob("*.pid")]]

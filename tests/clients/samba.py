@@ -3,7 +3,9 @@
 Never here: how the directories that are shared are mounted.
 """
 
+import os
 import re
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -138,7 +140,10 @@ class Smbd:
         found = self.place / "pid-directory" / "smbd.pid"
         pid = int(found.read_text()) if found.exists() else 0
         for each in self.network.processes():
-            if each == pid or b"smbd" in Path(f"/proc/{each}/comm").read_bytes():
-                subprocess.run(["kill", "-KILL", str(each)], check=False, capture_output=True)
-                gone(each)
+            try:
+                if each == pid or "smbd" in Path(f"/proc/{each}/comm").read_text():
+                    os.kill(each, signal.SIGKILL)
+                    gone(each)
+            except (FileNotFoundError, ProcessLookupError):
+                pass
         self.process.wait(timeout=10)
