@@ -216,6 +216,22 @@ def _(k: Bench) -> None:
     k.equal("size", k.ok(lambda: [os.stat(k.file("a")).st_size for _ in range(2)]), [1, 1])
 
 
+@case("lookup/generation-upper-half", LOOKUP, aspect="reply", level=Level.PROFILE,
+      source=MEASURED + ": of a generation's 64 bits only the lower 32 tell inodes apart")  # fmt: skip
+def _(k: Bench) -> None:
+    node = k.mount().tree.add("a")
+    generations = iter((1, 2**32 + 1))
+    k.answer(LOOKUP, lambda _: k.tree.entry(node, generation=next(generations)))
+
+    def work() -> int:
+        fd = os.open(k.file("a"), os.O_RDONLY)
+        os.stat(k.file("a"))
+        return os.fstat(fd).st_ino
+
+    k.equal("st_ino of the first, still open", k.ok(work), node.nodeid)
+    k.equal("LOOKUP requests", len(k.seen(LOOKUP)), 2)
+
+
 # -- several at once ---------------------------------------------------------------------------------------------------
 
 
