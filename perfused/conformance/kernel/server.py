@@ -146,10 +146,15 @@ class Server:
         if request.header.opcode == Opcode.INIT:
             self._agree(request)
         reaction = self._reaction(request)
+        # Whoever waits for INIT waits for what it settles: a call before its reply would not know of the flags.
+        begins = request.header.opcode == Opcode.INIT
+        if begins:
+            self.react(request, reaction)
         with self.moved:
             self.requests.append(request)
             self.moved.notify_all()
-        self.react(request, reaction)
+        if not begins:
+            self.react(request, reaction)
 
     def _audit(self, request: Request) -> None:
         """What every request must be, whatever the case is about."""
