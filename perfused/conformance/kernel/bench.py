@@ -94,12 +94,14 @@ class Bench:
         init_rule: Reaction | None = None,
         serve: bool = True,
         mount_flags: int = 0,
+        device: str = "",
         **init: int,
     ) -> Server:
         """Open the device, mount it, serve it, and wait until INIT is through.
 
         `flags` are INIT bits to agree on where offered, `minor` what the server speaks, `options` of mount(2) beside
-        the usual ones, `init` fields of fuse_init_out. With `init_rule` or without `serve` INIT is the case's affair.
+        the usual ones, `device` a block device to be of type fuseblk with, `init` fields of fuse_init_out. With
+        `init_rule` or without `serve` INIT is the case's affair.
         """
         if tree is not None:
             self.tree = tree
@@ -108,7 +110,8 @@ class Bench:
         self.server = server
         self.servers.append(server)
         words = [f"fd={fd}", f"rootmode={stat.S_IFDIR:o}", "user_id=0", "group_id=0", *([options] if options else [])]
-        seam.mount("conformance", self.path, "fuse.conformance", mount_flags, ",".join(words))
+        kind = "fuseblk.conformance" if device else "fuse.conformance"
+        seam.mount(device or "conformance", self.path, kind, mount_flags, ",".join(words))
         if serve:
             server.start()
             if init_rule is None and server.wait_for(Opcode.INIT, seconds=self.patience) is None:

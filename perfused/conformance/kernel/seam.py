@@ -12,7 +12,7 @@ import os
 import shutil
 import struct
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,6 +20,7 @@ from typing import Any
 from wire import ioctls
 
 DEVICE = "/dev/fuse"
+_LOOP_CTL_GET_FREE, _LOOP_CONFIGURE, _LO_FLAGS_AUTOCLEAR = 0x4C82, 0x4C0A, 4
 CONNECTIONS = "/sys/fs/fuse/connections"
 MNT_FORCE, MNT_DETACH = 1, 2
 _CLONE_NEWNS, _MS_REC, _MS_PRIVATE = 0x2_0000, 0x4000, 0x4_0000
@@ -154,6 +155,31 @@ def umount(target: str, flags: int = 0) -> None:
     done = subprocess.run(["umount", "-n", *words, target], capture_output=True, check=False)
     if done.returncode:
         raise OSError(errno.EBUSY, done.stderr.decode(errors="replace").strip())
+
+
+@contextlib.contextmanager
+def block_device(path: str, size: int) -> Iterator[str]:
+    """A block device of `size` bytes, with a file made at `path` behind it; it goes when nothing uses it any more.
+
+    Raises Unavailable where there are no loop devices.
+    """
+    try:
+        with open("/dev/loop-control", "rb") as control:
+            name = f"/dev/loop{fcntl.ioctl(control, _LOOP_CTL_GET_FREE)}"
+        device = os.open(name, os.O_RDWR | os.O_CLOEXEC)
+    except OSError as bad:
+        raise Unavailable(f"no loop device: {bad.strerror}") from None
+    try:
+        with open(path, "wb+") as file:
+            file.truncate(size)
+            # struct loop_config: fd, block size, and struct loop_info64, whose lo_flags are at 52
+            given = struct.pack("=II52xI", file.fileno(), 0, _LO_FLAGS_AUTOCLEAR).ljust(304, b"\0")
+            fcntl.ioctl(device, _LOOP_CONFIGURE, given)
+        yield name
+    except OSError as bad:
+        raise Unavailable(f"no loop device: {bad.strerror}") from None
+    finally:
+        os.close(device)
 
 
 def clone(fd: int) -> int:
