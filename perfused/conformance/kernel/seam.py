@@ -252,7 +252,7 @@ def kernel() -> dict[str, str]:
 
 def connection_control(target: str, name: str) -> Path:
     """A file of fusectl for the connection mounted on `target`: abort, waiting, max_background. Unavailable."""
-    minor = os.minor(os.stat(target).st_dev) if not os.path.ismount(CONNECTIONS) else _minor(target)
+    minor = _minor(target)
     path = Path(CONNECTIONS) / str(minor)
     if not path.exists() and libc is not None:
         with contextlib.suppress(OSError):

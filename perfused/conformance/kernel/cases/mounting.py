@@ -224,9 +224,7 @@ _shown("default-permissions-is-shown", "fuse", "src", ",default_permissions", ("
 _shown("max-read-is-shown", "fuse", "src", ",max_read=65536", ("fuse", "src", "max_read=65536"))
 
 
-@case(
-    "mount/read-only", Opcode.CREATE, Opcode.WRITE, aspect="other", source="mount(2): MS_RDONLY"
-)
+@case("mount/read-only", Opcode.CREATE, Opcode.WRITE, aspect="other", source="mount(2): MS_RDONLY")
 def _(k: Bench) -> None:
     k.mount(mount_flags=MS_RDONLY)
     k.tree.add("a", b"content")
