@@ -56,6 +56,17 @@ class Exec:
         """Start a program and wait for its end."""
         return self.ended(self.start(*program), given)
 
+    def pid(self) -> int:
+        """The process that runs fs_bad.py: not exec, which has its name among its arguments."""
+
+        def found() -> list[int]:
+            return [
+                pid for pid in marked(str(self.place)) if str(FS_BAD) in named(pid) and "perfused" not in named(pid)
+            ]
+
+        (pid,) = eventually(found, "fs_bad.py runs")
+        return int(pid)
+
     def left(self) -> list[str]:
         """Processes and mounts."""
         return [*map(named, marked(str(self.place))), *fuse_mounts(self.place)]
@@ -212,7 +223,7 @@ def test_a_program_that_closes_its_device_loses_its_mount_and_goes_on(execs: Exe
 
 def test_a_program_that_is_killed_while_it_serves(execs: Exec, mnt: Path) -> None:
     program = execs.bad("mount", mnt, says="mounted")
-    (pid,) = (each for each in marked(str(execs.place)) if "fs_bad" in named(each) and "perfused" not in named(each))
+    pid = execs.pid()
     os.kill(pid, signal.SIGKILL)
     assert execs.ended(program)[0] == -signal.SIGKILL
     eventually(lambda: not fuse_mounts(execs.place), "the mount is gone")
@@ -222,8 +233,7 @@ def test_a_program_that_is_killed_while_its_open_is_stopped(execs: Exec) -> None
     os.kill(execs.daemon.process.pid, signal.SIGSTOP)
     try:
         program = execs.bad("open", says="opening")
-        own = [each for each in marked(str(execs.place)) if "perfused" not in named(each)]
-        (pid,) = own
+        pid = execs.pid()
         eventually(lambda: Path(f"/proc/{pid}/syscall").read_text().split()[0] in ("257", "56", "2"), "it opens")
         os.kill(pid, signal.SIGKILL)
         assert execs.ended(program)[0] == -signal.SIGKILL
@@ -276,7 +286,7 @@ def test_perfused_that_ends_between_open_and_mount(execs: Exec, mnt: Path, endpo
 def test_perfused_that_ends_while_a_program_opens(execs: Exec) -> None:
     os.kill(execs.daemon.process.pid, signal.SIGSTOP)
     program = execs.bad("open", says="opening")
-    (pid,) = (each for each in marked(str(execs.place)) if "perfused" not in named(each))
+    pid = execs.pid()
     eventually(lambda: Path(f"/proc/{pid}/syscall").read_text().split()[0] in ("257", "56", "2"), "it opens")
     execs.daemon.process.kill()
     execs.daemon.process.wait(timeout=PATIENCE)

@@ -68,6 +68,10 @@ class User:
             pytest.fail(f"it ended with {program.returncode}: {self.ended(program)[1]}")
         return program
 
+    def running(self, file: Path) -> list[int]:
+        """The processes that run a file of the user's."""
+        return [pid for pid in marked(str(self.place.parent)) if f"({file} " in named(pid)]
+
     @staticmethod
     def ended(program: "subprocess.Popen[str]") -> tuple[int, str]:
         """The exit code and what was said."""
@@ -200,7 +204,7 @@ def test_a_program_in_c_that_calls_mount_itself(user: User, target: Path) -> Non
 @pytest.mark.parametrize("signalled", [signal.SIGTERM, signal.SIGKILL])
 def test_a_program_that_ends_takes_its_mount_along(user: User, target: Path, signalled: signal.Signals) -> None:
     program = user.mounted(target, shutil.copy(EXAMPLES / "hello", user.place), "-f", target)
-    (pid,) = (each for each in marked(str(user.place.parent)) if named(each).split("(")[1].startswith(str(user.place)))
+    (pid,) = eventually(lambda: user.running(user.place / "hello"), "it runs")
     os.kill(pid, signalled)
     user.ended(program)
     eventually(lambda: not fuse_mounts(target), "the mount is gone")
