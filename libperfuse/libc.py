@@ -155,6 +155,11 @@ def pidfd_getfd(pidfd: int, fd: int) -> int:
     return found
 
 
+def has_x32() -> bool:
+    """Whether this kernel has the calls of x32, which have the numbers of x86_64 with bit 30 set (CONFIG_X86_X32_ABI)."""
+    return os.uname().machine == "x86_64" and int(_libc.syscall(ffi.cast("long", 0x4000_0000 | 39))) > 0
+
+
 def open_in_root(directory: int, path: bytes, flags: int) -> int:
     """openat2(2) with RESOLVE_IN_ROOT: `directory` is the root that `path` and all links on the way are walked from."""
     how = ffi.new("char[]", struct.pack("=QQQ", flags, 0, RESOLVE_IN_ROOT))

@@ -98,14 +98,19 @@ def _rule(name: str, number: int, whole_frames: bool) -> bytes:
     return _instruction(_EQUAL, number, 0, len(body)) + b"".join(body)
 
 
-def program(machine: str, whole_frames: bool) -> bytes:
+def spoken(machine: str, x32: bool) -> tuple[Machine, ...]:
+    """The conventions of a machine; a kernel without x32 answers its calls with ENOSYS, which is left to it."""
+    return tuple(each for each in MACHINES[machine] if x32 or each is not X32)
+
+
+def program(machine: str, whole_frames: bool, x32: bool = False) -> bytes:
     """The filter for a machine (`uname -m`): instructions of 8 bytes (linux/filter.h, struct sock_filter).
 
     `whole_frames`: vmsplice(2) fails with EINVAL, so that libfuse writes its replies whole, as a socket needs them.
     Raises KeyError for a machine that is not in MACHINES.
     """
     rules: dict[int, bytes] = {}
-    for each in MACHINES[machine]:
+    for each in spoken(machine, x32):
         made = b"".join(_rule(name, number, whole_frames) for name, number in each.numbers.items())
         rules[each.arch] = rules.get(each.arch, b"") + made
     out = b""

@@ -231,7 +231,7 @@ def _become(
             if each in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT) and each not in ignored:
                 signal.signal(each, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        program = stopping.program(os.uname().machine, whole_frames)
+        program = stopping.program(os.uname().machine, whole_frames, libc.has_x32())
         if not _admin():
             libc.prctl(libc.PR_SET_NO_NEW_PRIVS, 1)
         try:

@@ -288,6 +288,9 @@ class Tracer:
             self.listener.let_go(call.cookie)
             return
         named, path = tracee.text(call.tid, source), tracee.text(call.tid, target)
+        if not path:
+            self.listener.give(call.cookie, -(errno.ENOENT if target else errno.EFAULT))
+            return
         if not self.mount(call, Wish(named, path, kind, flags & 0xFFFF_FFFF, tracee.page(call.tid, data))):
             self.listener.let_go(call.cookie)
 

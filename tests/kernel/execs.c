@@ -39,6 +39,7 @@
 static int fds[MOST], count, argc;
 static char **argv;
 static uint32_t backing_id;
+static pid_t first;
 static int backing_fd = -1;
 
 struct how { uint64_t flags, mode, resolve; };
@@ -161,7 +162,8 @@ static void one(const struct fuse_in_header *in, int to)
 			out.open_flags = OPEN_PASSTHROUGH, ((uint32_t *)&out)[3] = backing_id;
 		answer(to, in, &out, sizeof(out), 0);
 	} else if (in->opcode == FUSE_READ) {
-		answer(to, in, "hello", ((const struct fuse_read_in *)(in + 1))->offset ? 0 : 5, 0);
+		const struct fuse_read_in *wanted = (const void *)(in + 1);
+		answer(to, in, "hello", wanted->offset ? 0 : wanted->size < 5 ? wanted->size : 5, 0);
 	} else if (in->opcode == FUSE_RELEASE || in->opcode == FUSE_FLUSH) {
 		answer(to, in, "", 0, 0);
 	} else if (in->opcode != FUSE_FORGET && in->opcode != FUSE_BATCH_FORGET)
@@ -247,13 +249,15 @@ static int past_join(int at)
 
 static void again(int at)
 {
-	char list[512] = "", *program = "/proc/self/exe";
+	char list[512] = "", first_pid[16], *program = "/proc/self/exe";
 	char *args[256] = { argv[0] };
 	int n = 1;
 
 	for (int i = 0; i < count; i++)
 		sprintf(list + strlen(list), "%d ", fds[i]);
 	setenv("EXECS_FDS", list, 1);
+	sprintf(first_pid, "%d", first);
+	setenv("EXECS_FIRST", first_pid, 1);
 	for (at++; at < argc && n < 255; at++)
 		args[n++] = argv[at];
 	execv(getenv("EXECS") ? getenv("EXECS") : program, args);
@@ -462,7 +466,7 @@ int main(int count_of, char **vector)
 	argc = count_of, argv = vector;
 	while (list && (word = strsep(&list, " ")) && *word)
 		fds[count++] = atoi(word);
-	pid_t first = getpid();
+	first = getenv("EXECS_FIRST") ? atoi(getenv("EXECS_FIRST")) : getpid();
 	for (int at = 1; at < argc;) {
 		at = steps(at);
 		if (at < argc && getpid() != first)

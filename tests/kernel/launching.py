@@ -13,12 +13,13 @@ from typing import Any
 
 import pytest
 
+from libperfuse.connection import ask, connect
 from tests.kernel.conftest import BUILD, ROOT, Daemon, eventually, fuse_mounts
 from tests.kernel.ordinary import USER, reachable
 
 ENDPOINTS = ("socket", "device", "direct")
 #: seconds any program here may take
-PATIENCE = 30.0
+PATIENCE = 15.0
 RAWFS = BUILD / "rawfs"
 Words = tuple[str | Path, ...]
 
@@ -110,6 +111,12 @@ class Launcher:
         line = process.stdout.readline()
         assert "mounted on" in line, self.done(process)
         return process
+
+    def listed(self, target: Path) -> list[dict[str, Any]]:
+        """What perfusectl mounts says of a target."""
+        with connect(self.environment["PERFUSED_SOCKET"]) as connection:
+            *rows, _ = ask(connection, {"op": "mounts"})
+        return [each for each in rows if each["target"] == str(target)]
 
     def close(self) -> None:
         """End what is left, and let nothing of it stay."""
