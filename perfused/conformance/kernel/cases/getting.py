@@ -71,20 +71,6 @@ def _(k: Bench) -> None:
     k.equal("handles asked about", [head.fh for head in asked], [9])
 
 
-@case("getattr/caller", GETATTR, aspect="request", source="fuse.h: in_header's uid, gid and pid are the caller's")
-def _(k: Bench) -> None:
-    k.mount(options="allow_other").tree.add("a")
-
-    def work() -> int:
-        os.stat(k.file("a"))
-        return os.getpid()
-
-    pid = k.ok(work, uid=4711)
-    header = k.seen(GETATTR, k.tree.at("a").nodeid)[-1].header
-    k.equal("uid, gid", (header.uid, header.gid), (4711, 4711))
-    k.equal("pid", header.pid, pid)
-
-
 _FIELDS: dict[str, tuple[dict[str, int], Callable[[os.stat_result], object], object]] = {
     "ino": ({"ino": 0xABCDEF01}, lambda st: st.st_ino, 0xABCDEF01),
     "size": ({"size": 5_000_000_000}, lambda st: st.st_size, 5_000_000_000),
