@@ -85,7 +85,7 @@ def offer(frame: bytes | bytearray | memoryview, refused: int, minor: int) -> tu
         _U32.pack_into(out, _MINOR_AT, shown)
     masked = flags & refused
     if masked:
-        notes.append(f"not offered on this endpoint: {names(masked)}")
+        notes += [f"not offered on this endpoint: {names(bits)}: {why}" for why, bits in reasons(masked).items()]
         if len(out) >= IN_HEADER + 16:
             _U32.pack_into(out, _FLAGS_AT, flags & ~refused & 0xFFFF_FFFF)
         if len(out) >= _FLAGS2_AT + 4 and flags >> 32:
@@ -151,6 +151,20 @@ def settle(frame: bytes | memoryview, offered: Offer, max_frame: int) -> tuple[b
         init.time_gran or 1,
     )
     return bytes(out), terms, notes
+
+
+def reasons(masked: int) -> dict[str, int]:
+    """Why INIT bits are not offered, as a sentence without its end -> the bits."""
+    found: dict[str, int] = {}
+    left = masked
+    for flag, policy in INIT_POLICY.items():
+        if masked & flag and (policy.socket, policy.device) != (Verdict.PASS, Verdict.PASS):
+            why = policy.reason[:1].lower() + policy.reason[1:].rstrip(".")
+            found[why] = found.get(why, 0) | int(flag)
+            left &= ~int(flag)
+    if left:
+        found["the configuration refuses it (init.refuse)"] = left
+    return found
 
 
 def refusal(unique: int, error: int) -> bytes:

@@ -75,7 +75,21 @@ def test_a_refused_bit_is_masked_and_named(flag: InitFlag) -> None:
     left = InitFlag(EVERYTHING & ~flag)
     assert struct.unpack_from("=II", shown, 40 + 12) == left.words()
     assert offered.flags == left
-    assert notes == [f"not offered on this endpoint: {flag.name}"]
+    (note,) = notes
+    assert note.startswith(f"not offered on this endpoint: {flag.name}: ")
+
+
+def test_a_masked_bit_comes_with_the_reason_once_for_all_that_share_it() -> None:
+    flags = InitFlag.SPLICE_READ | InitFlag.SPLICE_WRITE | InitFlag.OVER_IO_URING | InitFlag.ASYNC_READ
+    assert negotiate.reasons(flags) == {
+        "a splice into a socket breaks one frame into several packets; a file takes it whole": int(
+            InitFlag.SPLICE_READ | InitFlag.SPLICE_WRITE
+        ),
+        "requests would go to rings that nobody registered on the real descriptor, and hang for ever": int(
+            InitFlag.OVER_IO_URING
+        ),
+        "the configuration refuses it (init.refuse)": int(InitFlag.ASYNC_READ),
+    }
 
 
 def test_a_bit_nobody_knows_yet_is_offered() -> None:
