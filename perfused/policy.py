@@ -124,6 +124,10 @@ def allow(policy: Policy, client: Client, wanted: Wanted, target: int, flags: in
     found = os.fstat(target)
     if not (stat.S_ISDIR(found.st_mode) or stat.S_ISREG(found.st_mode)):
         raise refuse(errno.ENOTDIR, "the target is neither a directory nor a regular file")
+    rootmode = wanted.numbers.get("rootmode", 0)
+    if stat.S_IFMT(rootmode) and stat.S_ISDIR(rootmode) != stat.S_ISDIR(found.st_mode):
+        # mount(2) says the same, whichever of the two is the directory.
+        raise refuse(errno.ENOTDIR, f"rootmode={rootmode:o} is of another kind than the target")
     if client.uid == 0:
         return
     if not policy.user_mounts:

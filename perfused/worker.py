@@ -45,8 +45,9 @@ STREAMS = 4
 TRACE_TICK = 0.05
 #: seconds a frame may still be on its way to the filesystem after the kernel's side has ended
 LAST_WORDS = 1.0
-#: seconds a device file answers those who still have it open, after its mount has ended
+#: seconds a device file answers those who still have it open, after its mount has ended; and between looks at them
 LINGERING = 5.0
+LINGERING_STEP = 0.05
 #: at most so many lines a second about a filesystem's faults; the statistics count all
 FAULT_LINES = 10
 
@@ -213,17 +214,15 @@ class Worker:
     def _linger(self) -> None:
         """Let those who have the device file open see why it has ended: until they close it, or for a while."""
         poll = select.poll()
-        poll.register(self._wake_read, select.POLLIN)
         if self._supervised:
             poll.register(self.job.channel, select.POLLIN)
         replies = self._relaying[1]
         until = time.monotonic() + LINGERING
         while replies.is_alive() and time.monotonic() < until:
-            ready = [fd for fd, _ in poll.poll((until - time.monotonic()) * 1000)]
-            if self.job.channel.fileno() in ready:
+            # The thread ends when they have closed it, and tells nobody.
+            replies.join(LINGERING_STEP)
+            if poll.poll(0):
                 return
-            if ready:
-                os.read(self._wake_read, 64)
 
     def _tick(self) -> float:
         """Seconds between sweeps: a quarter of the shortest time asked for, at most IDLE_TICK."""

@@ -257,6 +257,24 @@ def test_flags_of_anything_else_are_answered_einval(flags: int) -> None:
     assert caught.value.errno == errno.EINVAL
 
 
+@pytest.mark.parametrize(
+    ("kind", "rootmode", "refused"),
+    [("directory", 0o40000, False), ("directory", 0o100000, True), ("file", 0o100644, False), ("file", 0o40755, True)]
+    + [("directory", 0, False)],
+)
+def test_a_root_of_another_kind_than_the_target_is_refused(
+    request: pytest.FixtureRequest, kind: str, rootmode: int, refused: bool
+) -> None:
+    target: Target = request.getfixturevalue(kind)
+    wanted = Wanted("fuse", "x", {"fd": 9, "rootmode": rootmode}, ())
+    if not refused:
+        policy.allow(Policy(), SUPERUSER, wanted, target.fd, 0, 0)
+        return
+    with pytest.raises(MountError, match=f"rootmode={rootmode:o}") as caught:
+        policy.allow(Policy(), SUPERUSER, wanted, target.fd, 0, 0)
+    assert caught.value.errno == errno.ENOTDIR
+
+
 # -- what the kernel is told -------------------------------------------------------------------------------------------
 
 ASKED = Wanted("fuse", "x", {"fd": 9, "rootmode": 0, "user_id": 1, "group_id": 2, "max_read": 4096}, ("allow_other",))
