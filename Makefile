@@ -40,6 +40,7 @@ clients: setup
 	rm -f $(CLIENTS)
 	PERFUSE_CLIENTS_RESULTS=$(CLIENTS) $(PY) -m pytest tests/clients
 	[ "$$PERFUSE_CLIENTS_VIA" = plain ] || $(PY) -m tests.clients.page $(CLIENTS)
+	[ "$$PERFUSE_CLIENTS_VIA" = plain ] || unshare -m --propagation private $(PY) -m tests.clients.samba_page
 
 lint: setup
 	$(VENV)/bin/ruff check .
