@@ -326,3 +326,34 @@ def _(k: Bench) -> None:
 
     order = [each.header.opcode for each in k.server.requests if each.header.opcode == WRITE or about(each)]
     k.equal("the last three", order[-2:], [Opcode.REMOVEXATTR, WRITE])
+
+
+def _changing(name: str, opcode: Opcode, act: Callable[[Bench], None]) -> None:
+    @case(f"killpriv/{name}-clears-both", opcode, SETATTR, aspect="request", level=Level.SHOULD, source=KILL,
+          since=19 if opcode == Opcode.FALLOCATE else 28)  # fmt: skip
+    def _(k: Bench) -> None:
+        _setid(k)
+        k.tree.add("b", b"12345678")
+        k.ok(lambda: act(k), uid=1001)
+        modes = [each.head.mode for each in k.seen(SETATTR) if each.head.valid & Fattr.MODE]
+        k.equal("modes asked for", [f"{stat.S_IMODE(mode):o}" for mode in modes], ["777"])
+
+
+def _copy(k: Bench) -> None:
+    os.copy_file_range(os.open(k.file("b"), os.O_RDONLY), os.open(k.file("a"), os.O_WRONLY), 8)
+
+
+_changing("fallocate", Opcode.FALLOCATE, lambda k: os.posix_fallocate(os.open(k.file("a"), os.O_RDWR), 0, 100))
+_changing("copy-file-range", Opcode.COPY_FILE_RANGE, _copy)
+
+
+@case("killpriv/size-of-the-reply", WRITE, SETATTR, aspect="reply", level=Level.SHOULD,
+      source=KILL + "; the SETATTR's reply may tell a smaller size than the file will have")  # fmt: skip
+def _(k: Bench) -> None:
+    _setid(k)
+    node = k.tree.at("a")
+    node.data[:] = b"12345678"
+    k.answer(SETATTR, lambda _: k.tree.attr_out(node, mode=stat.S_IFREG | 0o777, size=0))
+    k.ok(lambda: _write(k), uid=1001)
+    k.wait_for(WRITE)
+    k.equal("content", bytes(node.data), b"x2345678")

@@ -7,8 +7,6 @@ import stat
 from perfused.conformance.kernel.bench import Bench
 from perfused.conformance.kernel.case import Level, case
 from perfused.conformance.kernel.match import named
-from wire import tails
-from wire.flags import InitFlag
 from wire.opcodes import Opcode
 
 CREATE, MKNOD, OPEN, LOOKUP, TMPFILE = Opcode.CREATE, Opcode.MKNOD, Opcode.OPEN, Opcode.LOOKUP, Opcode.TMPFILE
@@ -303,46 +301,6 @@ def _(k: Bench) -> None:
     tree = k.mount().tree
     k.answer(TMPFILE, lambda _: tree.entry(tree.add("t", mode=stat.S_IFDIR | 0o755)) + tree.opened())
     k.fails(errno.EIO, lambda: _nameless(k))
-
-
-# -- what may follow the name ------------------------------------------------------------------------------------------
-
-
-@case("create/supplementary-group", CREATE, aspect="flag", since=38, flags=InitFlag.CREATE_SUPP_GROUP,
-      source="fuse.h: FUSE_CREATE_SUPP_GROUP, the parent's group where the caller is in it")  # fmt: skip
-def _(k: Bench) -> None:
-    tree = k.mount(flags=InitFlag.CREATE_SUPP_GROUP, options="allow_other").tree
-    tree.directory("d", gid=4321)
-
-    def work() -> None:
-        os.setgroups([4321, 4322])
-        os.setresgid(1000, 1000, 1000)
-        os.setresuid(1000, 1000, 1000)
-        os.close(os.open(k.file("d/z"), NEW))
-
-    k.ok(work)
-    request = k.one(CREATE)
-    k.equal("extensions' types", [each.type for each in request.extensions], [32])
-    k.equal("groups", tails.supplementary_groups(request.extensions[0]), (4321,))
-
-
-@case("create/no-group-of-a-stranger", CREATE, aspect="flag", since=38, flags=InitFlag.CREATE_SUPP_GROUP,
-      source="measured on Linux 6.18: no extension where the caller is not in the parent's group")  # fmt: skip
-def _(k: Bench) -> None:
-    tree = k.mount(flags=InitFlag.CREATE_SUPP_GROUP, options="allow_other").tree
-    tree.directory("d", gid=4321)
-    k.ok(lambda: os.close(os.open(k.file("d/z"), NEW)), uid=1000)
-    k.equal("extensions", k.one(CREATE).extensions, ())
-
-
-@case("create/security-context", CREATE, aspect="flag", since=36, flags=InitFlag.SECURITY_CTX,
-      source="fuse.h: fuse_secctx_header, also where there is no label")  # fmt: skip
-def _(k: Bench) -> None:
-    k.mount(flags=InitFlag.SECURITY_CTX)
-    _open(k)
-    request = k.one(CREATE)
-    k.equal("name", request.names, (b"z",))
-    k.equal("extensions that are contexts", [each.type <= 31 for each in request.extensions], [True])
 
 
 @case("create/name-unseen-before", CREATE, LOOKUP, aspect="request", level=Level.PROFILE,

@@ -308,15 +308,6 @@ def _(k: Bench) -> None:
     k.equal("lookups given back, of each", {_given_back(k, node) for node in nodes}, {1})
 
 
-@case("batch-forget/not-to-an-old-server", BATCH_FORGET, FORGET, aspect="minor", since=16, minors=(15,),
-      source="fuse.h: BATCH_FORGET came with 7.16")  # fmt: skip
-def _(k: Bench) -> None:
-    k.mount(minor=15)
-    _queue(k, 20)
-    k.equal("BATCH_FORGET requests", len(k.seen(BATCH_FORGET)), 0)
-    k.equal("FORGET requests", len(k.seen(FORGET)), 20)
-
-
 @case("forget/remount-drops-names", FORGET, BATCH_FORGET, aspect="cache", level=Level.PROFILE,
       source=MEASURED + ": a remount lets go of what nobody uses")  # fmt: skip
 def _(k: Bench) -> None:

@@ -6,6 +6,7 @@ import stat
 from collections.abc import Callable
 from typing import Any
 
+from perfused.conformance.kernel import seam
 from perfused.conformance.kernel.bench import Bench
 from perfused.conformance.kernel.case import Level, case
 from perfused.conformance.kernel.match import at_node
@@ -245,6 +246,34 @@ def _(k: Bench) -> None:
 
     k.ok(become("other", work))
     k.equal("size", k.one(SETATTR).head.size, 100)
+
+
+@case(
+    "permissions/utimes-of-nothing",
+    SETATTR,
+    aspect="other",
+    level=Level.SHOULD,
+    source="utimensat(2): UTIME_OMIT twice",
+)
+def _(k: Bench) -> None:
+    mount(k).add("n", mode=stat.S_IFREG | 0o444)
+    omit = (0, 0x3FFF_FFFE)
+    k.ok(become("other", lambda: seam.call("utimensat")(os.fsencode(k.file("n")), omit, omit, 0)))
+    k.equal("SETATTR requests", len(k.seen(SETATTR)), 0)
+
+
+def _sticky_file(user: str, level: Level) -> None:
+    @case(f"permissions/sticky-bit-of-a-file-by-{user}", SETATTR, aspect="other", level=level,
+          source="chmod(2); FreeBSD: root alone, EFTYPE for others")  # fmt: skip
+    def _(k: Bench) -> None:
+        mount(k).add("n", mode=stat.S_IFREG | 0o644, uid=OWNER)
+        act = lambda: os.chmod(k.file("n"), 0o1644)  # noqa: E731
+        k.ok(become(user, act) if user in USERS else act)
+        k.equal("mode", f"{stat.S_IMODE(k.one(SETATTR).head.mode):o}", "1644")
+
+
+_sticky_file("owner", Level.PROFILE)
+_sticky_file("root", Level.SHOULD)
 
 
 def _xattr(name: str, user: str, wanted: int, opcode: Opcode, act: Callable[[str], object], mode: int) -> None:
