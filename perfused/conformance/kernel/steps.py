@@ -122,3 +122,11 @@ def code(work: Callable[[], Any]) -> int:
     except OSError as bad:
         return bad.errno or errno.EIO
     return 0
+
+
+def errno_name(number: int) -> str:
+    """The name of an errno: the usual one of those that some have two of, whichever Python gives."""
+    for name in ("EAGAIN", "EDEADLK", "EOPNOTSUPP"):
+        if getattr(errno, name, None) == number:
+            return name
+    return errno.errorcode.get(number, str(number))
