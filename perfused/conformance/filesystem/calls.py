@@ -64,6 +64,27 @@ def _stat(found: os.stat_result) -> Stat:
     )  # fmt: skip
 
 
+#: whether this process is in a call that a signal is to end
+waiting = False
+#: how /proc/PID/syscall begins in a call that may wait: fcntl(2) and flock(2), by their numbers here
+_WAITING = {"x86_64": ("72 ", "73 ")}.get(os.uname().machine, ("25 ", "32 "))
+
+
+def may_wait(syscall: str) -> bool:
+    """Whether a line of /proc/PID/syscall tells of a call that waits for a lock."""
+    return syscall.startswith(_WAITING)
+
+
+def until_signal(call: Callable[[], Any]) -> Any:
+    """Make a call that may wait; a signal ends it with EINTR."""
+    global waiting
+    waiting = True
+    try:
+        return call()
+    finally:
+        waiting = False
+
+
 #: what this process holds open for the case at hand
 _descriptors: set[int] = set()
 _held: list[Any] = []
@@ -90,6 +111,23 @@ def _open(path: str, flags: int, mode: int = 0o666) -> int:
     fd = os.open(path, flags | os.O_CLOEXEC | os.O_NOCTTY, mode)
     _descriptors.add(fd)
     return fd
+
+
+def keep(fd: int) -> int:
+    """Close a descriptor when the case is over."""
+    _descriptors.add(fd)
+    return fd
+
+
+def hold(each: Any) -> None:
+    """Call `close` of an object when the case is over."""
+    _held.append(each)
+
+
+def offer(**more: Callable[..., Any]) -> None:
+    """Add calls; the modules `calls_*` do so, each with those of one theme. A name is offered once."""
+    assert not CALLS.keys() & more.keys()
+    CALLS.update(more)
 
 
 def _openat(directory: int, path: str, flags: int, mode: int = 0o666) -> int:

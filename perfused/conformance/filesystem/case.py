@@ -98,7 +98,33 @@ class Stage:
         self._assert(label or f"{who.name}-{name}-gives", _shown(name, args, who, 0), repr(want)[:200], got[:200], good)
         return outcome.value
 
-    def sees(self, path: str, *, label: str = "", by: str = "lstat", **want: Any) -> None:
+    def waits(self, name: str, *args: Any, who: Who, label: str = "") -> None:
+        """Assert that a call of somebody other than root does not return, but waits. `ends` follows."""
+        good = self._begin(who, name, args)
+        got = "waits" if good else "has returned"
+        self._assert(label or f"{who.name}-{name}-waits", _shown(name, args, who, 0), "waits", got, good)
+
+    def start(self, name: str, *args: Any, who: Who) -> None:
+        """Begin a call of somebody other than root, without an assertion. `ends` follows."""
+        raise NotImplementedError
+
+    def ends(self, want: Errors, who: Who, interrupt: bool = False, label: str = "") -> Any:
+        """Assert what the call that was begun returns, by itself or interrupted by a signal. Gives its value."""
+        wanted = (want,) if isinstance(want, int) else tuple(want)
+        names = "|".join(map(error_name, wanted))
+        outcome = self._end(who, interrupt)
+        said = f"the call of {who.name} that was begun" + (", interrupted" if interrupt else "")
+        good = outcome.errno in wanted
+        self._assert(label or f"{who.name}-ends-{names}", said, names, error_name(outcome.errno), good)
+        return outcome.value
+
+    def _begin(self, who: Who, name: str, args: tuple[Any, ...]) -> bool:
+        raise NotImplementedError
+
+    def _end(self, who: Who, interrupt: bool) -> calls.Outcome:
+        raise NotImplementedError
+
+    def sees(self, path: str | int, *, label: str = "", by: str = "lstat", **want: Any) -> None:
         """Assert what stands at a path (or, by="fstat", at a descriptor); a set allows each of its members."""
         outcome = self._do(ROOT, by, (path,), 0)
         call = _shown(by, (path,), ROOT, 0)
@@ -161,6 +187,16 @@ class Scene(Stage):
     def _do(self, who: Who, name: str, args: tuple[Any, ...], umask: int) -> calls.Outcome:
         return self._pool.ask(who, name, args, umask)
 
+    def start(self, name: str, *args: Any, who: Who) -> None:
+        """See Stage."""
+        self._pool.start(who, name, args)
+
+    def _begin(self, who: Who, name: str, args: tuple[Any, ...]) -> bool:
+        return self._pool.begin(who, name, args)
+
+    def _end(self, who: Who, interrupt: bool) -> calls.Outcome:
+        return self._pool.end(who, interrupt)
+
     def _assert(self, label: str, call: str, expected: str, got: str, good: bool) -> None:
         name = self._name(label)
         self.asked.add(name)
@@ -201,6 +237,15 @@ class Rehearsal(Stage):
 
     def _do(self, who: Who, name: str, args: tuple[Any, ...], umask: int) -> calls.Outcome:
         return calls.Outcome(0, Stat() if name in ("lstat", "stat", "fstat") else 0)
+
+    def start(self, name: str, *args: Any, who: Who) -> None:
+        """See Stage."""
+
+    def _begin(self, who: Who, name: str, args: tuple[Any, ...]) -> bool:
+        return True
+
+    def _end(self, who: Who, interrupt: bool) -> calls.Outcome:
+        return calls.Outcome(0, 0)
 
     def _assert(self, label: str, call: str, expected: str, got: str, good: bool) -> None:
         self.names.append(self._name(label))

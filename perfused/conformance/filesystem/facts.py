@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from perfused import libc
+from perfused.conformance.filesystem import offers
 from perfused.conformance.filesystem.calls import error_name
 
 ST_NODEV, ST_NOEXEC, ST_NOATIME, ST_NODIRATIME = 4, 8, 1024, 2048
@@ -54,6 +55,7 @@ def probe() -> Facts:
         lacking["small"] = "more than 64 MiB are free"
     if not _can_mount():
         lacking["namespace"] = "no mount namespace can be made"
+    offers.probe(lacking)
     elsewhere = _elsewhere()
     if not elsewhere:
         lacking["elsewhere"] = "no second filesystem to write to"

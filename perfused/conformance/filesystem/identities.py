@@ -4,12 +4,17 @@ A process for each question would cost a fork; these wait on a pipe. They work i
 hold the files they open until the case is over. Which questions they are asked is not decided here.
 """
 
+import errno
 import os
 import signal
+import time
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
+from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from perfused import libc
@@ -18,6 +23,8 @@ from perfused.conformance.filesystem.calls import Outcome
 
 #: seconds one call of a worker may take
 PATIENCE = 60.0
+#: seconds a call that shall wait is given to begin to, and one that was interrupted to return
+PROMPT = 5.0
 
 
 @dataclass(frozen=True)
@@ -63,6 +70,7 @@ class Worker:
             try:
                 for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                     signal.signal(number, signal.SIG_IGN)  # they reach the parent too, which then closes the pipe
+                signal.signal(signal.SIGUSR1, _interrupted)
                 _serve(theirs, _become(who, base, theirs))
             finally:
                 os._exit(0)
@@ -74,6 +82,39 @@ class Worker:
         self.pipe.send((name, args, umask))
         if not self.pipe.poll(PATIENCE):
             raise TimeoutError(f"{name} as {self.who.name} has not returned for {PATIENCE:g} s")
+        answer: Outcome = self.pipe.recv()
+        return answer
+
+    def begin(self, name: str, args: tuple[Any, ...]) -> None:
+        """Have it perform a call whose answer is fetched by `end`."""
+        self.pipe.send((name, args, 0))
+
+    def waits(self) -> bool:
+        """Whether the call that was begun waits in the kernel: sleeping, in fcntl(2) or flock(2).
+
+        It is given PROMPT to get there.
+        """
+        deadline = time.monotonic() + PROMPT
+        while not self.pipe.poll(0.002) and time.monotonic() < deadline:
+            with suppress(OSError, IndexError):
+                asleep = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0] in "SD"
+                if asleep and calls.may_wait(Path(f"/proc/{self.pid}/syscall").read_text()):
+                    return not self.pipe.poll(0.03)  # a filesystem may take a while to say no
+        return False
+
+    def interrupt(self) -> None:
+        """Send a signal that is caught and restarts nothing."""
+        os.kill(self.pid, signal.SIGUSR1)
+
+    def end(self) -> Outcome:
+        """The answer of the call that was begun; EINPROGRESS where it does not return, which interrupts it."""
+        if not self.pipe.poll(PROMPT):
+            for _ in range(50):
+                self.interrupt()
+                if self.pipe.poll(PROMPT / 50):
+                    self.pipe.recv()
+                    return Outcome(errno.EINPROGRESS, None)
+            raise TimeoutError(f"a call as {self.who.name} can neither end nor be interrupted")
         answer: Outcome = self.pipe.recv()
         return answer
 
@@ -108,6 +149,12 @@ def _become(who: Who, base: int, pipe: Connection) -> int:
     return base
 
 
+def _interrupted(number: int, frame: FrameType | None) -> None:
+    """A call that may wait ends with EINTR; anything else does not notice."""
+    if calls.waiting:
+        raise InterruptedError(errno.EINTR, "interrupted")
+
+
 def _serve(pipe: Connection, base: int) -> None:
     while True:
         try:
@@ -128,6 +175,7 @@ class Pool:
     def __init__(self, base: int, who: Iterable[Who] = WORKERS) -> None:
         self._workers: dict[str, Worker] = {}
         self._inside: set[str] = set()
+        self._begun: set[str] = set()
         self._case = "."
         try:
             for each in who:
@@ -153,8 +201,34 @@ class Pool:
             self._inside.add(who.name)
         return worker.ask(name, args, umask)
 
+    def begin(self, who: Who, name: str, args: tuple[Any, ...]) -> bool:
+        """Have somebody other than root begin a call; whether it waits in the kernel."""
+        self.ask(who, "between", (0, 0, 0))
+        worker = self._workers[who.name]
+        worker.begin(name, args)
+        self._begun.add(who.name)
+        return worker.waits()
+
+    def start(self, who: Who, name: str, args: tuple[Any, ...]) -> None:
+        """Have somebody other than root begin a call."""
+        self.ask(who, "between", (0, 0, 0))
+        self._workers[who.name].begin(name, args)
+        self._begun.add(who.name)
+
+    def end(self, who: Who, interrupt: bool = False) -> Outcome:
+        """What the call that was begun gives, interrupted first if that is asked for."""
+        worker = self._workers[who.name]
+        if interrupt:
+            worker.interrupt()
+        self._begun.discard(who.name)
+        return worker.end()
+
     def leave(self) -> None:
         """Have those who were asked close what they hold and go back to the base directory."""
+        for name in self._begun:
+            self._workers[name].interrupt()
+            self._workers[name].end()
+        self._begun.clear()
         for name in self._inside:
             self._workers[name].ask("enter", (".",))
         self._inside.clear()

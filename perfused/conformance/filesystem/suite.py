@@ -4,10 +4,15 @@ from collections.abc import Iterator
 
 from perfused.conformance.filesystem import (
     access,
+    acl,
     chmod,
     chown,
     creating,
+    directory_streams,
+    flock,
     link,
+    locks,
+    locks_waiting,
     mounts,
     open_flags,
     opening,
@@ -24,12 +29,14 @@ from perfused.conformance.filesystem import (
     unlinked,
     utimensat,
     walking,
+    xattr,
 )
 from perfused.conformance.filesystem.case import Case
 
 MODULES = (
-    access, chmod, chown, creating, link, mounts, open_flags, opening, parents, posix_fallocate, reading, rename,
-    rename_flags, rename_over, rename_sticky, removing, symlink, truncate, unlinked, utimensat, walking,
+    access, acl, chmod, chown, creating, directory_streams, flock, link, locks, locks_waiting, mounts, open_flags,
+    opening, parents, posix_fallocate, reading, rename, rename_flags, rename_over, rename_sticky, removing, symlink,
+    truncate, unlinked, utimensat, walking, xattr,
 )  # fmt: skip
 
 
