@@ -173,3 +173,48 @@ def _(k: Bench) -> None:
     node.atime = 1_111_111_111
     k.equal("atime", steps.next(), 1_111_111_111.0)
     steps.end()
+
+
+# -- answers that come late --------------------------------------------------------------------------------------------
+
+
+def _late(name: str, opcode: Opcode, call: Callable[[int], Any]) -> None:
+    @case(
+        f"change/late-lookup-after-{name}",
+        Opcode.LOOKUP,
+        opcode,
+        GETATTR,
+        aspect="cache",
+        level=Level.SHOULD,
+        source="an answer that left the server before a call changed the size says nothing of the size after it",
+    )
+    def _(k: Bench) -> None:
+        node = k.mount().tree.add("a", OLD)
+        stale = k.tree.entry(node, entry_valid=0, attr_valid=60)
+        rule = k.answer(Opcode.LOOKUP, lambda request: k.tree.entry(node, entry_valid=0, attr_valid=60))
+
+        def work() -> Any:
+            fd = os.open(k.file("a"), os.O_RDWR)
+            yield
+            call(fd)
+            yield
+            yield os.fstat(fd).st_size
+
+        steps = k.steps(work)
+        steps.next()
+        k.server.rules.remove(rule)
+        held = k.hold(Opcode.LOOKUP)
+        other = k.start(lambda: os.stat(k.file("a")))
+        request = k.held(held)
+        steps.next()
+        k.equal("the server's size", len(node.data), 100)
+        k.reply(request, stale)
+        k.equal("errno of stat", other.wait(k.patience).errno, 0)
+        k.equal("st_size", steps.next(), 100)
+        steps.end()
+
+
+_late("write", Opcode.WRITE, lambda fd: os.pwrite(fd, b"x", 99))
+_late("truncation", Opcode.SETATTR, lambda fd: os.ftruncate(fd, 100))
+_late("fallocate", Opcode.FALLOCATE, lambda fd: seam.call("fallocate")(fd, 0, 0, 100))
+_late("copy", Opcode.COPY_FILE_RANGE_64, lambda fd: os.copy_file_range(fd, fd, 10, 0, 90))

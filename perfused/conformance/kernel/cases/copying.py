@@ -9,6 +9,7 @@ from typing import Any
 
 from perfused.conformance.kernel.bench import Bench
 from perfused.conformance.kernel.case import Level, case
+from perfused.conformance.kernel.steps import errno_name
 from wire import codec
 from wire.flags import InitFlag
 from wire.opcodes import Opcode
@@ -112,7 +113,7 @@ def _(k: Bench, opcode: int) -> None:
 
 
 def _error(number: int) -> None:
-    @_both(f"error-{errno.errorcode[number].lower()}", aspect="error", source="fuse.h: out_header.error is the errno")
+    @_both(f"error-{errno_name(number).lower()}", aspect="error", source="fuse.h: out_header.error is the errno")
     def _(k: Bench, opcode: int) -> None:
         k.answer(opcode, -number)
         for _ in range(2):
@@ -126,7 +127,7 @@ for _number in (errno.EIO, errno.ENOSPC, errno.EBADF):
 
 
 def _instead(number: int) -> None:
-    @_both(f"{errno.errorcode[number].lower()}-is-copied-otherwise", aspect="error", level=Level.SHOULD,
+    @_both(f"{errno_name(number).lower()}-is-copied-otherwise", aspect="error", level=Level.SHOULD,
            source=MEASURED + ": what the server cannot copy is read and written")  # fmt: skip
     def _(k: Bench, opcode: int) -> None:
         k.answer(opcode, -number)

@@ -9,7 +9,7 @@ from typing import Any
 
 from perfused.conformance.kernel.bench import Bench
 from perfused.conformance.kernel.case import Level, case
-from perfused.conformance.kernel.steps import opened
+from perfused.conformance.kernel.steps import errno_name, opened
 from wire import codec
 from wire.flags import InitFlag, LkFlag
 from wire.opcodes import Opcode
@@ -119,7 +119,7 @@ def _(k: Bench) -> None:
 
 
 def _error(opcode: Opcode, command: int, number: int) -> None:
-    @case(f"lock/{opcode.name.lower()}-error-{errno.errorcode[number].lower()}", opcode,
+    @case(f"lock/{opcode.name.lower()}-error-{errno_name(number).lower()}", opcode,
           aspect="enosys" if number == errno.ENOSYS else "error", since=7, flags=POSIX,
           level=Level.SHOULD if number == errno.ENOSYS else Level.MUST,
           source="fuse.h: out_header.error is the call's errno; " + MEASURED)  # fmt: skip

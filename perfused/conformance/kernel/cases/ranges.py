@@ -10,7 +10,7 @@ from typing import Any
 from perfused.conformance.kernel import seam
 from perfused.conformance.kernel.bench import Bench
 from perfused.conformance.kernel.case import Level, case
-from perfused.conformance.kernel.steps import code, opened
+from perfused.conformance.kernel.steps import code, errno_name, opened
 from wire import codec
 from wire.opcodes import Opcode
 
@@ -72,7 +72,7 @@ def _asked(name: str, whence: int) -> None:
 
 
 def _seek_error(name: str, whence: int, number: int) -> None:
-    @case(f"lseek/{name}-{errno.errorcode[number].lower()}", LSEEK, aspect="error", since=24,
+    @case(f"lseek/{name}-{errno_name(number).lower()}", LSEEK, aspect="error", since=24,
           source="fuse.h: out_header.error is the call's errno; lseek(2): ENXIO")  # fmt: skip
     def _(k: Bench) -> None:
         _ground(k)
@@ -220,7 +220,7 @@ _local("insert", INSERT)
 
 
 def _room_error(number: int) -> None:
-    @case(f"fallocate/error-{errno.errorcode[number].lower()}", FALLOCATE, aspect="error", since=19,
+    @case(f"fallocate/error-{errno_name(number).lower()}", FALLOCATE, aspect="error", since=19,
           source="fuse.h: out_header.error is the call's errno")  # fmt: skip
     def _(k: Bench) -> None:
         _ground(k)
