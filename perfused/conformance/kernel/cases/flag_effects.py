@@ -51,6 +51,7 @@ def effect(
 
 def at_once(k: Bench, opcode: Opcode, most: int, work: list[Callable[[], Any]]) -> int:
     """How many requests of an opcode, of `most`, the server can have at a time; all are answered afterwards."""
+    k.serve(k.start(lambda: os.stat(k.path)))
     rule = k.answer(opcode, None)
     clients = [k.start(each) for each in work]
     k.step_to(opcode)

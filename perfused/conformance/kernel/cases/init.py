@@ -20,6 +20,7 @@ MEASURED = "measured on Linux 6.18"
 def refused(k: Bench, what: str = "stat of the root") -> None:
     """The connection did not come about, and the kernel does not ask again."""
     k.fails(errno.ECONNREFUSED, lambda: os.stat(k.path), what)
+    k.wait_for(INIT)
     k.equal("INIT requests", len(k.seen(INIT)), 1)
 
 
@@ -129,6 +130,7 @@ def _short(size: int) -> None:
         k.mount(init_rule=lambda _: k.server.init_out()[:size])
         outcome = k.do(lambda: os.stat(k.path))
         k.true("stat fails", outcome.errno, "it succeeds")
+        k.wait_for(INIT)
         k.equal("INIT requests", len(k.seen(INIT)), 1)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from perfused.conformance.kernel.bench import Bench, Client
-from perfused.conformance.kernel.case import Failed, Level, case
+from perfused.conformance.kernel.case import Level, case
 from perfused.conformance.kernel.cases.malformed_sizes import opened
 from perfused.conformance.kernel.server import out
 from wire.flags import InitFlag, OpenFlag
@@ -361,36 +361,42 @@ def _(k: Bench) -> None:
       source=DOCS + ": the answer and INTERRUPT may cross; either is right, and nobody hangs")  # fmt: skip
 def _(k: Bench) -> None:
     ground(k)
-    for number in range(50):
-        rule = k.hold(GETATTR)
-        client = k.start(interruptible(stat(k)))
-        request = k.held(rule)
+    rounds = 50
+    k.ok(stat(k))
+
+    def often() -> list[Any]:
+        calling = [False]
+
+        def stop(*_: object) -> None:
+            if calling[0]:
+                calling[0] = False
+                raise _Interrupted
+
+        signal.signal(USR1, stop)
+        saw: list[Any] = []
+        for _ in range(rounds):
+            try:
+                calling[0] = True
+                value: Any = stat(k)()
+                calling[0] = False
+            except _Interrupted:
+                value = "interrupted"
+            saw.append(value)
+        signal.signal(USR1, signal.SIG_IGN)
+        return saw
+
+    rule = k.answer(GETATTR, None, times=rounds)
+    client = k.start(often)
+    before = len(k.seen(GETATTR))
+    for number in range(rounds):
+        k.wait_for(GETATTR, before + number + 1)
         if number % 2:
             client.signal(USR1)
-            k.reply(request)
+            k.reply(rule.seen[number])
         else:
-            k.reply(request)
+            k.reply(rule.seen[number])
             client.signal(USR1)
-        seen = _either(k, client)
-        k.true("the answer, or interrupted", seen in (0o777, "interrupted", "killed"), seen)
+    saw = client.wait(k.patience).value
+    k.equal("calls that ended", len(saw), rounds)
+    k.true("each with its answer, or interrupted", set(saw) <= {0o777, "interrupted"}, set(saw))
     k.equal("what a last caller sees", k.ok(stat(k)), 0o777)
-
-
-def _either(k: Bench, client: Client) -> Any:
-    """What a client gave; a signal that comes after its work is nothing that went wrong."""
-    try:
-        return client.wait(k.patience).value
-    except Failed as failed:
-        if "wait(2) status" in str(failed):
-            return "killed"
-        raise
-
-
-@case("interrupt/to-a-server-of-minor-6", INTERRUPT, aspect="minor", level=Level.PROFILE, minors=(6,),
-      source=MEASURED + ": sent whatever the server's minor, though fuse.h has it since 7.7")  # fmt: skip
-def _(k: Bench) -> None:
-    k.mount(minor=6)
-    client, request = signalled(k, GETATTR, stat(k))
-    k.wait_for(INTERRUPT)
-    k.reply(request, -EINTR)
-    k.equal("what the caller sees", client.wait(k.patience).value, "interrupted")

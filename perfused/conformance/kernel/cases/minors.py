@@ -7,6 +7,7 @@ case of the sweep fails on a wrong layout in either direction.
 import errno
 import fcntl
 import os
+import signal
 import stat
 import sys
 from collections.abc import Callable
@@ -303,3 +304,16 @@ for _opcode, _call, _since in (
 ):
     _reply(_opcode, _since - 1, _since, _call)
     _reply(_opcode, _since, _since - 1, _call)
+
+
+@case("minor/interrupt-before-7", O.INTERRUPT, aspect="minor", level=Level.PROFILE, minors=(6,),
+      source=MEASURED + ": sent whatever the server's minor, though fuse.h has it since 7.7")  # fmt: skip
+def _(k: Bench) -> None:
+    k.mount(minor=6)
+    rule = k.hold(O.GETATTR)
+    client = k.start(lambda: os.stat(k.path))
+    request = k.held(rule)
+    client.signal(signal.SIGKILL)
+    k.equal("the unique that it names", k.wait_for(O.INTERRUPT).head.unique, request.header.unique)
+    k.reply(request)
+    k.true("the caller ends", client.done(k.patience))
