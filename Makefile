@@ -8,6 +8,7 @@ help:
 	@echo 'make demo    a C filesystem through perfused on this kernel: a workload, decoded frames, the opcode table'
 	@echo 'make test    all tests, on the real kernel'
 	@echo 'make clients real FUSE programs through perfused; installs them (some 700 MB), writes the table of docs/clients.md'
+	@echo 'make kernels the kernel suite on gVisor, User Mode Linux and emulated machines (hours), writes docs/kernels.md'
 	@echo 'make lint    ruff and mypy'
 	@echo 'make docs    the documentation as a site, into $(BUILD)/site'
 	@echo 'make bench   codec, start, mount, relay and Python server figures (several minutes: nothing else should run)'
@@ -57,8 +58,11 @@ bench: setup
 bench-quick: setup
 	unshare -m --propagation private $(PY) -m tests.bench --quick
 
+kernels: setup
+	$(PY) -m tests.kernels --page
+
 clean:
 	rm -rf $(VENV) $(BUILD) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help setup build demo test clients lint docs bench bench-quick clean
+.PHONY: help setup build demo test clients lint docs bench bench-quick kernels clean

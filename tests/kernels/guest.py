@@ -1,8 +1,8 @@
 """What runs inside a guest: the suite, each result on the console as it comes, so that a guest may die at any time.
 
-A line is "@@", a word, JSON in base64, and a checksum. It runs from a directory that holds perfused, wire, construct and
-`options.json` beside it, by `python -I -S guest.py`; with `--init` it is the guest's first process, prepares the system
-and switches it off at the end. Never here: anything of the host's side.
+A line is "@@", a word, JSON in base64, and a checksum. It runs from a directory that holds perfused, wire, construct
+and `options.json` beside it, by `python -I -S guest.py`; with `--init` it is the guest's first process, prepares the
+system and switches it off at the end. Never here: anything of the host's side.
 """
 
 import base64
@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 HERE = Path(__file__).resolve().parent
 #: a line of the kernel's may stand before ours
 MARK = "\n@@ "
+_MOUNTS = (
+    ("proc", "/proc"), ("sysfs", "/sys"), ("devtmpfs", "/dev"), ("tmpfs", "/mnt"),
+    ("fusectl", "/sys/fs/fuse/connections"),
+)  # fmt: skip
 _REBOOT_OFF, _FINIT_MODULE = 0x4321_FEDC, {"x86_64": 313, "s390x": 344}
 
 
@@ -34,7 +38,7 @@ def tell(word: str, found: Any) -> None:
 
 
 def suite() -> None:
-    """Run the cases that `options.json` leaves to do; tell of the kernel, of each case that begins, and that ended."""
+    """Run the cases that `options.json` has; tell of the kernel, of each case that begins, and that ended."""
     from perfused.conformance.kernel import runner
     from perfused.conformance.kernel.case import cases
     from perfused.conformance.kernel.result import finding, report
@@ -45,14 +49,12 @@ def suite() -> None:
     if kernel.problem:
         tell("problem", kernel.problem)
         return
-    chosen = cases(options["only"])
-    known = set(options["known"])
-    subject = report(kernel, [], 0).subject
-    tell("kernel", {"subject": subject, "cases": [each.id for each in chosen]})
+    wanted = set(options["cases"])
+    tell("kernel", report(kernel, [], 0).subject)
 
     def left(all_of_them: "Iterable[Case]") -> "Iterator[Case]":
         for each in all_of_them:
-            if each.id not in known:
+            if each.id in wanted:
                 tell("begun", each.id)
                 yield each
 
@@ -61,7 +63,7 @@ def suite() -> None:
         found["details"] = found["details"][: options["lines"]]
         tell("ended", found)
 
-    runner.run(left(chosen), kernel, told, options["patience"])
+    runner.run(left(cases()), kernel, told, options["patience"])
     tell("end", None)
 
 
@@ -70,17 +72,17 @@ def prepare() -> None:
     import ctypes
 
     system = ctypes.CDLL(None, use_errno=True)
-    for kind, where in (("proc", "/proc"), ("sysfs", "/sys"), ("devtmpfs", "/dev"), ("tmpfs", "/mnt")):
-        if system.mount(kind.encode(), where.encode(), kind.encode(), 0, None) < 0 and kind == "tmpfs":
-            tell("problem", f"mount {where}: {os.strerror(ctypes.get_errno())}")
-    os.environ["TMPDIR"] = "/mnt"
-    os.environ["PATH"] = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
     number = _FINIT_MODULE[os.uname().machine]
     for module in json.loads((HERE / "options.json").read_text())["modules"]:
         fd = os.open(module, os.O_RDONLY)
         if system.syscall(number, fd, b"", 0) < 0:
             tell("problem", f"{module}: {os.strerror(ctypes.get_errno())}")
         os.close(fd)
+    for kind, where in _MOUNTS:
+        if system.mount(kind.encode(), where.encode(), kind.encode(), 0, None) < 0 and kind == "tmpfs":
+            tell("problem", f"mount {where}: {os.strerror(ctypes.get_errno())}")
+    os.environ["TMPDIR"] = "/mnt"
+    os.environ["PATH"] = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
 
 
 def switch_off() -> None:

@@ -1,7 +1,7 @@
 """Debian packages of any suite and architecture, downloaded and unpacked beside the system's own.
 
-Each suite has lists of its own under build/kernels/apt, so the system's apt is left as it is. The mirrors are those that
-the machine has. Never here: what is in a package, and installing.
+Each suite has lists of its own under build/kernels/apt, so the system's apt is left as it is. The mirrors are those
+that the machine has. Never here: what is in a package.
 """
 
 import re

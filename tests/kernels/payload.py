@@ -51,6 +51,6 @@ def compiled(directory: Path, tag: str) -> None:
 
 
 def options(place: Path, **given: Any) -> None:
-    """What a guest is told: only, known, modules, patience, wait."""
-    usual: dict[str, Any] = {"only": [], "known": [], "modules": [], "lines": LINES}
+    """What a guest is told: cases, modules, patience, wait."""
+    usual: dict[str, Any] = {"modules": [], "lines": LINES}
     (place / "options.json").write_text(json.dumps(usual | given) + "\n")

@@ -41,17 +41,18 @@ def _linux(version: str, suite: str, kind: str = "image") -> Kernel:
         suite,
         (pattern,),
         "qemu, emulated x86-64",
-        patience=60,
-        wait=15,
-        limit=1500,
+        patience=30,
+        wait=10,
+        limit=2400,
         deaths=20,
     )
 
 
 KERNELS = (
-    Kernel("gvisor-2022", "gvisor", "bookworm", ("runsc",), "runsc do, ptrace", platform="ptrace", patience=6, wait=1),
-    Kernel("gvisor-2024", "gvisor", "bookworm-backports", ("runsc",), "runsc do, systrap", platform="systrap", patience=6, wait=1,
-           ci=True),
+    Kernel("gvisor-2022", "gvisor", "bookworm", ("runsc",), "runsc do, ptrace", platform="ptrace", patience=6, wait=1,
+           limit=1800),
+    Kernel("gvisor-2024", "gvisor", "bookworm-backports", ("runsc",), "runsc do, systrap", platform="systrap",
+           patience=6, wait=1, limit=1800, ci=True),
     _uml("5.10", "bullseye"),
     _uml("6.1", "bookworm", ci=True),
     _uml("6.12", "trixie", "trixie"),
@@ -63,13 +64,13 @@ KERNELS = (
     _linux("7.2", "sid", "binary"),
     _linux("7.3", "trixie-backports", "binary"),
     Kernel("s390x-6.1", "s390x", "bookworm", (r"linux-image-6[.]1[.]0-\d+-s390x",), "qemu, emulated s390x: big-endian",
-           architecture="s390x", patience=60, wait=15, limit=1500, deaths=20),
+           architecture="s390x", patience=30, wait=10, limit=2400, deaths=20),
 )  # fmt: skip
 
 BY_NAME = {each.name: each for each in KERNELS}
 #: what a Linux guest without the host's files has
 PYTHON = (
     "python3[.]11-minimal", "libpython3[.]11-minimal", "libpython3[.]11-stdlib", "python3-cffi-backend", "libc6",
-    "zlib1g", "libexpat1", "libffi8", "libgcc-s1",
+    "zlib1g", "libexpat1", "libffi8", "libgcc-s1", "coreutils",
 )  # fmt: skip
 PYTHON_SUITE, PYTHON_TAG = "bookworm", "cpython-311"

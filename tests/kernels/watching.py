@@ -47,7 +47,7 @@ class Watched:
             return
         said = json.loads(zlib.decompress(base64.b64decode(words[2])))
         if words[1] == "kernel":
-            self.subject, self.cases = said["subject"], said["cases"]
+            self.subject = said
         elif words[1] == "begun":
             self.begun = said
         elif words[1] == "ended":
@@ -83,7 +83,7 @@ def watch(
     found.ended, found.silent, found.begun = False, False, ""
     found.tail.clear()
     process = subprocess.Popen(
-        ["nice", "-n", "10", *command],
+        ["nice", "-n", "5", *command],
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         start_new_session=True, env=os.environ | env, cwd=cwd,
     )  # fmt: skip
