@@ -90,7 +90,7 @@ class Contexts:
 
     def _fsopen(self, call: Stopped) -> None:
         fstype = tracee.text(call.tid, call.args[0])
-        if fstype not in (b"fuse", b"fuseblk"):
+        if fstype not in (b"fuse", b"fuseblk") or call.args[1] & 0xFFFF_FFFF & ~_CLOEXEC:
             self._mounter.listener.let_go(call.cookie)
         else:
             self._give(call, Context(fstype), bool(call.args[1] & _CLOEXEC))
@@ -100,14 +100,23 @@ class Contexts:
         if context is None:
             self._mounter.listener.let_go(call.cookie)
             return
-        command, key = call.args[1] & 0xFFFF_FFFF, tracee.text(call.tid, call.args[2])
+        command = call.args[1] & 0xFFFF_FFFF
+        try:
+            key = tracee.text(call.tid, call.args[2])
+        except OSError:
+            self._mounter.listener.give(call.cookie, -errno.EFAULT)
+            return
         answer = 0
         if command == _SET_FLAG and key in (b"ro", b"rw", b"sync", b"async", b"dirsync", b"lazytime"):
             context.flags |= FLAGS.get(key.decode(), 0)
         elif command == _SET_FLAG:
             context.options.append(key)
         elif command == _SET_STRING:
-            value = tracee.text(call.tid, call.args[3])
+            try:
+                value = tracee.text(call.tid, call.args[3])
+            except OSError:
+                self._mounter.listener.give(call.cookie, -errno.EFAULT)
+                return
             if key == b"source":
                 context.source = value
             elif b"," in value:
@@ -119,7 +128,7 @@ class Contexts:
         elif command in (_CREATE, _CREATE_EXCL):
             answer = self._create(call, context)
         else:
-            answer = -errno.EINVAL
+            answer = -errno.EINVAL if command <= _CREATE_EXCL else -errno.EOPNOTSUPP
         self._mounter.listener.give(call.cookie, answer)
 
     def _create(self, call: Stopped, context: Context) -> int:

@@ -35,8 +35,9 @@ _FD = re.compile(rb"(?:^|,)fd=(\d{1,9})(?=,|\Z)")
 #: MS_REMOUNT, MS_BIND, MS_MOVE, and the four of propagation: these are about mounts that are there
 _NO_NEW_MOUNT = 0x20 | 0x1000 | 0x2000 | 0xF << 17
 _MAGIC, _MAGIC_MASK = 0xC0ED_0000, 0xFFFF_0000
-#: MNT_FORCE, MNT_DETACH, UMOUNT_NOFOLLOW
-_UMOUNT_FLAGS = 1 | 2 | 8
+_MNT_EXPIRE = 4
+#: without these the kernel mounts nothing
+_NEEDED = (b"rootmode=", b"user_id=", b"group_id=")
 #: RESOLVE_BENEATH, RESOLVE_IN_ROOT: no absolute path is what it says
 _RESOLVE_ELSEWHERE = 0x08 | 0x10
 #: ms after which the threads whose envoys are out are looked at: they may have been killed
@@ -320,6 +321,19 @@ class Tracer:
         if found is None:
             return False
         device, fd = found
+        given = wish.data.split(b",")
+        bad = 0 if all(any(each.startswith(key) for each in given) for key in _NEEDED) else errno.EINVAL
+        if len(wish.source) >= tracee.PAGE or len(wish.fstype) >= tracee.PAGE:
+            bad = errno.EINVAL
+        elif device.key.kind == "socket" and device.mounts:
+            # It takes no second MOUNT: what is read there now are requests and replies.
+            bad = errno.EBUSY
+        if bad:
+            for each in (fd, wish.directory):
+                if each >= 0:
+                    os.close(each)
+            self.listener.give(call.cookie, -bad)
+            return True
         fds = [fd, *([wish.directory] if wish.directory >= 0 else [])]
         done = partial(self._mounted, call, device, number, wish)
         if device.later:
@@ -377,7 +391,8 @@ class Tracer:
 
     def _umount(self, call: Stopped, flags: int) -> None:
         ours = self.books.mounts()
-        if not ours or flags & 0xFFFF_FFFF & ~_UMOUNT_FLAGS:
+        # To look at a mount would take its mark of MNT_EXPIRE away.
+        if not ours or flags & _MNT_EXPIRE:
             self.listener.let_go(call.cookie)
             return
         path = tracee.text(call.tid, call.args[0])
@@ -438,11 +453,12 @@ class Tracer:
             self.listener.give(call.cookie, -errno.EFAULT)
             return
         found = self.device_of(call, other)
-        if found is None or not found[0].mounts:
-            if found is not None:
-                os.close(found[1])
-            there = os.path.exists(f"/proc/{call.tid}/fd/{other}")
-            self.listener.give(call.cookie, -(errno.EINVAL if there else errno.EBADF))
+        if found is not None and not found[0].mounts:
+            os.close(found[1])
+            self.listener.give(call.cookie, -errno.EPERM)
+            return
+        if found is None:
+            self.listener.give(call.cookie, -errno.EINVAL)
             return
         device, fd = found
         if target.mounts:
