@@ -18,14 +18,14 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from libperfuse.launch import errands, tracee
-from libperfuse.launch.books import DIRECT, At, Books, Device, key_of, lineage, placeholder
+from libperfuse.launch.books import At, Books, Device, key_of, lineage, placeholder
 from libperfuse.launch.choose import Choice, choose
 from libperfuse.launch.contexts import Contexts
 from libperfuse.launch.envoy import Envoy, Outcome, outcome, send_out
 from libperfuse.launch.errands import Wish
 from libperfuse.launch.filter import OPEN_MASK, OPEN_WANTED
+from libperfuse.launch.ioctls import Ioctls
 from libperfuse.launch.notify import Listener, Stopped
-from wire import codec, ioctls
 from wire.control import Endpoint
 
 _DEVICE = b"/dev/fuse"
@@ -73,7 +73,7 @@ class Tracer:
             "mount": self._mount,
             "umount": lambda call: self._umount(call, 0),
             "umount2": lambda call: self._umount(call, call.args[1]),
-            "ioctl": self._ioctl,
+            "ioctl": Ioctls(self).stopped,
             **contexts.calls,
         }
 
@@ -369,7 +369,7 @@ class Tracer:
             key = key_of(fd)
             assert key is not None
             device = Device(key, endpoint, before.program, before.pid, number, connection)
-            if not self._put(call, fd, number):
+            if not self.put(call, fd, number):
                 if connection is not None:
                     connection.close()
                 return None
@@ -379,7 +379,7 @@ class Tracer:
         self.books.enter(device)
         return device
 
-    def _put(self, call: Stopped, fd: int, number: int) -> bool:
+    def put(self, call: Stopped, fd: int, number: int) -> bool:
         """Put a duplicate of `fd` in the place of the program's descriptor, which stays close-on-exec or not."""
         try:
             closes = tracee.closes_on_exec(call.tid, number)
@@ -409,105 +409,6 @@ class Tracer:
             self.listener.let_go(call.cookie)
 
         self.send(call, lambda where: errands.unmount(where, path, flags, ours), done)
-
-    # -- ioctl -----------------------------------------------------------------------------------------------------
-
-    def _ioctl(self, call: Stopped) -> None:
-        number, command, argument = call.args[0] & 0xFFFF_FFFF, call.args[1] & 0xFFFF_FFFF, call.args[2]
-        found = self.device_of(call, number)
-        if found is None or (found[0].endpoint is Endpoint.DIRECT and not found[0].later):
-            if found is not None:
-                os.close(found[1])
-            self.listener.let_go(call.cookie)
-            return
-        device, fd = found
-        if command == ioctls.FUSE_DEV_IOC_CLONE:
-            os.close(fd)
-            self._clone(call, device, number, argument)
-        elif command == ioctls.FUSE_DEV_IOC_BACKING_OPEN:
-            self._backing_open(call, device, fd, argument)
-        elif command == ioctls.FUSE_DEV_IOC_BACKING_CLOSE:
-            try:
-                (identity,) = struct.unpack("=I", tracee.read(call.tid, argument, 4))
-            except OSError:
-                os.close(fd)
-                self.listener.give(call.cookie, -errno.EFAULT)
-                return
-            work = partial(errands.backing_close, fd, identity, device.connection)
-            done = partial(self._answered, call, "id", "no backing id closed")
-            self.send(call, lambda _: work(), done, fd, connection=device.connection)
-        else:
-            os.close(fd)
-            self.listener.give(call.cookie, -errno.ENOTTY)
-
-    def _answered(self, call: Stopped, key: str, what: str, facts: dict[str, Any], fds: list[int]) -> None:
-        if not self.refused(call, facts, what):
-            self.listener.give(call.cookie, int(facts.get(key, 0)))
-
-    def _clone(self, call: Stopped, target: Device, number: int, argument: int) -> None:
-        """FUSE_DEV_IOC_CLONE on descriptor `number`, which is `target`: from now on it is another open file of the
-        device whose number stands at `argument`."""
-        try:
-            (other,) = struct.unpack("=I", tracee.read(call.tid, argument, 4))
-        except OSError:
-            self.listener.give(call.cookie, -errno.EFAULT)
-            return
-        found = self.device_of(call, other)
-        if found is not None and not found[0].mounts:
-            os.close(found[1])
-            self.listener.give(call.cookie, -errno.EPERM)
-            return
-        if found is None:
-            self.listener.give(call.cookie, -errno.EINVAL)
-            return
-        device, fd = found
-        if target.mounts:
-            os.close(fd)
-            self.listener.give(call.cookie, -errno.EINVAL)
-        elif device.key.kind == "socket":
-            # Whoever reads a socket takes the next request, and an answer may come from anywhere.
-            self._replace(call, target, fd, number)
-        elif device.key == DIRECT:
-            self.send(call, lambda _: errands.open_kernels(), partial(self._cloned, call, target, number, False), fd)
-        else:
-            self.send(call, lambda _: errands.open_again(fd), partial(self._cloned, call, target, number, True), fd)
-
-    def _cloned(
-        self, call: Stopped, target: Device, number: int, whole: bool, facts: dict[str, Any], fds: list[int]
-    ) -> None:
-        if not self.refused(call, facts, f"{target.program}: not cloned"):
-            self._replace(call, target, fds[0], number, whole)
-
-    def _replace(self, call: Stopped, before: Device, fd: int, number: int, whole: bool = True) -> None:
-        """Put `fd`, which is closed here, in the place of a device; unless that is the `whole` of it, the kernel does
-        the call on it."""
-        try:
-            done = self._put(call, fd, number)
-        finally:
-            os.close(fd)
-        if not done:
-            self.listener.give(call.cookie, -errno.EBADF)
-            return
-        self.books.strike(before)
-        if whole:
-            self.listener.give(call.cookie, 0)
-        else:
-            self.listener.let_go(call.cookie)
-
-    def _backing_open(self, call: Stopped, device: Device, fd: int, argument: int) -> None:
-        try:
-            wanted = codec.backing_map.unpack_from(tracee.read(call.tid, argument, codec.backing_map.size))
-            bad = errno.EINVAL if wanted.flags or wanted.padding else 0
-            file = tracee.descriptor(call.tid, wanted.fd) if not bad else -1
-        except OSError as gone:
-            bad = gone.errno or errno.EBADF
-        if bad:
-            os.close(fd)
-            self.listener.give(call.cookie, -bad)
-            return
-        work = partial(errands.backing_open, fd, file, device.connection)
-        done = partial(self._answered, call, "id", f"{device.program}: no backing file")
-        self.send(call, lambda _: work(), done, fd, file, connection=device.connection)
 
 
 def _directory(call: Stopped, number: int) -> int:
