@@ -151,6 +151,13 @@ def _bind(path: str) -> None:
     made.bind(path)
 
 
+def _listen(path: str) -> None:
+    made = socket.socket(socket.AF_UNIX)
+    _held.append(made)
+    made.bind(path)
+    made.listen(64)
+
+
 def _connect(path: str) -> None:
     with socket.socket(socket.AF_UNIX) as made:
         made.connect(path)
@@ -246,6 +253,7 @@ CALLS: dict[str, Callable[..., Any]] = {
     "has_blocks": lambda fd, size: os.fstat(fd).st_blocks * 512 >= size,
     "lchown": os.lchown,
     "link": os.link,
+    "listen": _listen,
     "link_follow": _link_follow,
     "link_descriptor": _link_descriptor,
     "listdir": _listing,

@@ -279,7 +279,7 @@ _CALLS: dict[str, Any] = {
     "writev": lambda fd, parts: os.writev(fd, parts),
     "readv": lambda fd, sizes: _readv(fd, sizes),
     "pipe": lambda: tuple(keep(fd) for fd in os.pipe()),
-    "getfl": lambda fd: fcntl.fcntl(fd, fcntl.F_GETFL),
+    "has_flag": lambda fd, flag: fcntl.fcntl(fd, fcntl.F_GETFL) & flag == flag,
     "setfl": lambda fd, flags: fcntl.fcntl(fd, fcntl.F_SETFL, flags),
     "posix_fadvise": os.posix_fadvise,
 }

@@ -18,7 +18,8 @@ def cases() -> Iterator[Case]:
     """All of them need a mount namespace."""
     for operation in OPERATIONS:
         if operation.call not in ("link", "rename"):
-            yield case(f"{operation.call}/read-only/{operation.name}", read_only, operation, needs=["namespace"])
+            yield case(f"{operation.call}/read-only/{operation.name}", read_only, operation,
+                       needs=["namespace", *operation.needs])  # fmt: skip
     yield case("link/read-only", read_only_pairs, "link", needs=["namespace"])
     yield case("rename/read-only", read_only_pairs, "rename", needs=["namespace"])
     yield case("access/read-only/write", read_only_access, needs=["namespace"])

@@ -40,6 +40,8 @@ class Operation:
     privileged: bool = False
     #: works as well where nothing stands
     optional: bool = False
+    #: the facts without which there is no such call
+    needs: tuple[str, ...] = ()
 
     def prepare(self, stage: Stage, path: str, who: Who = ROOT) -> None:
         """Put at the path what the call wants to find, owned by the caller."""
@@ -87,6 +89,7 @@ OPERATIONS = (
     Operation("link-from", "link", lambda path: ("link", path, "w/made"), follows=False),
     _new("link-to", "link", lambda path: ("link", "w/other", path), "regular"),
     Operation("listdir", "readdir", lambda path: ("listdir", path), "dir", "dir", modifies=False, slash=0),
+    Operation("listxattr", "listxattr", lambda path: ("listxattr", path, "user."), modifies=False, needs=("xattr",)),
     Operation("lstat", "stat", lambda path: ("lstat", path), follows=False, modifies=False),
     _new("mkdir", "mkdir", lambda path: ("mkdir", path, 0o755), "dir", slash=0),
     _new("mkfifo", "mkfifo", lambda path: ("mkfifo", path, 0o644), "fifo"),
@@ -110,6 +113,7 @@ OPERATIONS = (
     Operation("rename-over", "rename", lambda path: ("rename", "w/other", path), follows=False, writes=True,
               optional=True),
     Operation("rmdir", "rmdir", lambda path: ("rmdir", path), "dir", "", follows=False, writes=True, slash=0),
+    Operation("setxattr", "setxattr", lambda path: ("setxattr", path, "user.a", b"v"), needs=("xattr",)),
     Operation("stat", "stat", lambda path: ("stat", path), modifies=False),
     _new("symlink", "symlink", lambda path: ("symlink", "nowhere", path), "symlink"),
     Operation("truncate", "truncate", lambda path: ("truncate", path, 0)),

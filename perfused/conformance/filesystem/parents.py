@@ -25,8 +25,9 @@ def cases() -> Iterator[Case]:
     for operation in OPERATIONS:
         if not operation.privileged:
             for name in CLASSES:
-                yield case(f"{operation.call}/permission/{operation.name}/{name}", matrix, operation, name)
-        yield case(f"{operation.call}/permission/{operation.name}/root", root, operation)
+                yield case(f"{operation.call}/permission/{operation.name}/{name}", matrix, operation, name,
+                           needs=operation.needs)  # fmt: skip
+        yield case(f"{operation.call}/permission/{operation.name}/root", root, operation, needs=operation.needs)
 
 
 def mode_of(bits: int, shift: int) -> int:

@@ -7,12 +7,16 @@ from perfused.conformance.filesystem import (
     acl,
     chmod,
     chown,
+    copying,
     creating,
     directory_streams,
+    fallocate,
     flock,
+    holes,
     link,
     locks,
     locks_waiting,
+    mapping,
     mounts,
     open_flags,
     opening,
@@ -24,19 +28,24 @@ from perfused.conformance.filesystem import (
     rename_flags,
     rename_over,
     rename_sticky,
+    special,
+    statx,
     symlink,
+    tmpfile,
     truncate,
     unlinked,
     utimensat,
     walking,
+    writing,
     xattr,
 )
 from perfused.conformance.filesystem.case import Case
 
 MODULES = (
-    access, acl, chmod, chown, creating, directory_streams, flock, link, locks, locks_waiting, mounts, open_flags,
-    opening, parents, posix_fallocate, reading, rename, rename_flags, rename_over, rename_sticky, removing, symlink,
-    truncate, unlinked, utimensat, walking, xattr,
+    access, acl, chmod, chown, copying, creating, directory_streams, fallocate, flock, holes, link, locks,
+    locks_waiting, mapping, mounts, open_flags, opening, parents, posix_fallocate, reading, removing, rename,
+    rename_flags, rename_over, rename_sticky, special, statx, symlink, tmpfile, truncate, unlinked, utimensat,
+    walking, writing, xattr,
 )  # fmt: skip
 
 

@@ -21,15 +21,15 @@ def cases() -> Iterator[Case]:
     """For each operation a case for each kind of trouble."""
     for operation in OPERATIONS:
         where = f"{operation.call}/path/{operation.name}"
-        yield case(f"{where}/not-a-directory", not_a_directory, operation)
-        yield case(f"{where}/absent", absent, operation)
-        yield case(f"{where}/loop", loop, operation)
-        yield case(f"{where}/long-name", long_name, operation)
-        yield case(f"{where}/long-path", long_path, operation)
-        yield case(f"{where}/detour", detour, operation)
-        yield case(f"{where}/slash", slash, operation)
+        yield case(f"{where}/not-a-directory", not_a_directory, operation, needs=operation.needs)
+        yield case(f"{where}/absent", absent, operation, needs=operation.needs)
+        yield case(f"{where}/loop", loop, operation, needs=operation.needs)
+        yield case(f"{where}/long-name", long_name, operation, needs=operation.needs)
+        yield case(f"{where}/long-path", long_path, operation, needs=operation.needs)
+        yield case(f"{where}/detour", detour, operation, needs=operation.needs)
+        yield case(f"{where}/slash", slash, operation, needs=operation.needs)
         if not operation.privileged:
-            yield case(f"{where}/search", search, operation)
+            yield case(f"{where}/search", search, operation, needs=operation.needs)
 
 
 def not_a_directory(stage: Stage, operation: Operation) -> None:
