@@ -15,8 +15,8 @@ HEAD = """\
 # FreeBSD's cases and ours
 
 FreeBSD has the largest suite for a kernel's side of FUSE beside this one (tests/sys/fs/fusefs). Nothing of it was
-taken over; its list of cases was read for what should be covered. This table says which case here checks what each of its
-cases does, or why none does. Names of its cases are those of its files, as far as they are known here.
+taken over; its list of cases was read for what should be covered. This table says which case here checks what each of
+its cases does, or why none does. Names of its cases are those of its files, as far as they are known here.
 
 """
 
