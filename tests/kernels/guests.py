@@ -48,6 +48,8 @@ class Guest:
     before: Callable[[], None] = lambda: None
     env: dict[str, str] = field(default_factory=dict)
     cwd: Path = BUILD
+    #: where the cases have their directories, if not where the system has such
+    temporary: str = ""
     #: where the kernel says why it died, if not on the console
     last_words: Path | None = None
     version: str = ""
@@ -80,7 +82,9 @@ def gvisor(kernel: Kernel, unpacked: Path) -> Guest:
         "--ignore-cgroups", f"--panic-log={panic}", "do", "--", _python(), "-I", "-S", str(place / "guest.py"),
     ]  # fmt: skip
     found = re.search(r"~(\d{8})", versions(unpacked)[0])
-    return Guest(command, place, last_words=panic, version=f"gVisor {found[1] if found else 'runsc'}")
+    return Guest(
+        command, place, temporary="/dev/shm", last_words=panic, version=f"gVisor {found[1] if found else 'runsc'}"
+    )
 
 
 def uml(kernel: Kernel, unpacked: Path) -> Guest:
@@ -208,8 +212,8 @@ def run(kernel: Kernel, guest: Guest, known: dict[str, Case], told: Callable[[Wa
     problem = ""
     while not problem:
         payload.options(
-            guest.place, cases=found.missing, modules=guest.modules, patience=kernel.patience,
-            wait=kernel.wait,
+            guest.place, cases=found.missing, modules=guest.modules, fresh=kernel.how == "gvisor",
+            temporary=guest.temporary, patience=kernel.patience, wait=kernel.wait,
         )  # fmt: skip
         guest.before()
         before = len(found.findings)

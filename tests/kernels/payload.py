@@ -51,6 +51,6 @@ def compiled(directory: Path, tag: str) -> None:
 
 
 def options(place: Path, **given: Any) -> None:
-    """What a guest is told: cases, modules, patience, wait."""
-    usual: dict[str, Any] = {"modules": [], "lines": LINES}
+    """What a guest is told: cases, modules, patience, wait, fresh, temporary."""
+    usual: dict[str, Any] = {"modules": [], "lines": LINES, "fresh": False, "temporary": ""}
     (place / "options.json").write_text(json.dumps(usual | given) + "\n")
