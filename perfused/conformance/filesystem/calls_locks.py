@@ -88,7 +88,14 @@ def _all_of(*steps: tuple[Any, ...]) -> Any:
     return value
 
 
+def _hinders(fd: int, kind: str, start: int, length: int, ofd: bool) -> tuple[str, int, int]:
+    """F_GETLK, F_OFD_GETLK without whose lock it is, which a server of FUSE is not told in full."""
+    found = _getlk(fd, kind, start, length, ofd)
+    return found.kind, found.start, found.length
+
+
 _CALLS: dict[str, Any] = {
+    "hinders": _hinders,
     "lock": lambda fd, kind, start=0, length=0, whence=0, pid=0: _lock(fd, kind, start, length, whence=whence, pid=pid),
     "lock_ofd": lambda fd, kind, start=0, length=0, whence=0, pid=0: _lock(
         fd, kind, start, length, whence=whence, ofd=True, pid=pid

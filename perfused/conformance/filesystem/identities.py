@@ -81,7 +81,11 @@ class Worker:
         """Perform one call there. Raises TimeoutError, or EOFError where the process is gone."""
         self.pipe.send((name, args, umask))
         if not self.pipe.poll(PATIENCE):
-            raise TimeoutError(f"{name} as {self.who.name} has not returned for {PATIENCE:g} s")
+            self.interrupt()
+            if not self.pipe.poll(PROMPT):
+                raise TimeoutError(f"{name} as {self.who.name} has not returned for {PATIENCE:g} s")
+            self.pipe.recv()
+            return Outcome(errno.EINPROGRESS, None)
         answer: Outcome = self.pipe.recv()
         return answer
 

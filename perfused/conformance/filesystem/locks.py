@@ -66,11 +66,14 @@ def conflict(stage: Stage, pair: str, held: str, wanted: str) -> None:
     one, two = _two(stage)
     stage.setup(by, one, held, 100, 100, who=USER)
     pid = -1 if by == "lock_ofd" else stage.setup("getpid", who=USER)
-    get = "getlk_ofd" if asks == "lock_ofd" else "getlk"
+    ofd = asks == "lock_ofd"
     for name, (start, length, shared) in RANGES.items():
         hindered = shared and "write" in (held, wanted)
         told = Lock(held, 100, 100, pid) if hindered else Lock("free")
-        stage.gives(told, get, two, wanted, start, length, who=OTHER, label=f"{name}-get")
+        if by == asks:
+            stage.gives(told, f"getlk{'_ofd' * ofd}", two, wanted, start, length, who=OTHER, label=f"{name}-get")
+        else:
+            stage.gives(told[:3], "hinders", two, wanted, start, length, ofd, who=OTHER, label=f"{name}-get")
         stage.expect(TAKEN if hindered else 0, asks, two, wanted, start, length, who=OTHER, label=f"{name}-set")
         stage.setup(asks, two, "free", who=OTHER)
     stage.setup(by, one, "free", who=USER)
