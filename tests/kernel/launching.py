@@ -19,7 +19,7 @@ from tests.kernel.ordinary import USER, reachable
 
 ENDPOINTS = ("socket", "device", "direct")
 #: seconds any program here may take
-PATIENCE = 15.0
+PATIENCE = 30.0
 RAWFS = BUILD / "rawfs"
 Words = tuple[str | Path, ...]
 

@@ -249,6 +249,7 @@ def test_fifty_in_a_row_leave_nothing(launcher: Launcher, daemon_of_all: Daemon)
     open_before = len(os.listdir(f"/proc/{daemon_of_all.process.pid}/fd"))
     loop = f"while [ $((i += 1)) -le 25 ]; do {words} /bin/true & {words} /bin/true || exit 1; wait; done"
     shell = launcher.start("sh", "-c", f"i=0; {loop}")
+    assert shell.wait(timeout=55) == 0
     assert launcher.done(shell) == (0, "", "")
     eventually(
         lambda: len(os.listdir(f"/proc/{daemon_of_all.process.pid}/fd")) <= open_before, "the daemon has no more open"
