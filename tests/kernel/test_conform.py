@@ -196,6 +196,15 @@ def test_a_good_request_is_no_fault() -> None:
     assert server.faults == []
 
 
+def test_a_rule_that_breaks_is_a_fault_and_the_caller_gets_an_answer(kernel: runner.Kernel) -> None:
+    def body(k: Bench) -> None:
+        k.mount().tree.add("a")
+        k.answer(Opcode.OPEN, lambda request: b"" + request.head.nixda)
+        k.fails(5, lambda: os.open(k.file("a"), os.O_RDONLY))
+
+    assert "the server itself: OPEN: AttributeError" in one(kernel, body).message
+
+
 # -- the journal -----------------------------------------------------------------------------------------------------
 
 

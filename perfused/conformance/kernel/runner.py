@@ -208,8 +208,9 @@ def _live(
 
 
 def _transcript(ground: Bench, opcodes: tuple[int, ...]) -> list[str]:
-    """The frames of all servers; the first of those that the case is about in hexadecimal, too."""
-    return [line for server in ground.servers for line in server.transcript(dumped=opcodes)]
+    """Faults, then the frames of all servers; the first of those that the case is about in hexadecimal, too."""
+    faults = [f"fault: {fault}" for server in ground.servers for fault in server.faults]
+    return faults + [line for server in ground.servers for line in server.transcript(dumped=opcodes)]
 
 
 # -- the journal -------------------------------------------------------------------------------------------------------

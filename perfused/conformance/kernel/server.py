@@ -145,7 +145,14 @@ class Server:
         self._audit(request)
         if request.header.opcode == Opcode.INIT:
             self._agree(request)
-        reaction = self._reaction(request)
+        try:
+            reaction = self._reaction(request)
+        except Exception as fault:
+            # A rule of the case, or the tree, did not expect this: the case is wrong, and must not only wait in vain.
+            self.faults.append(
+                f"the server itself: {Opcode(request.header.opcode).name}: {type(fault).__name__}: {fault}"
+            )
+            reaction = -errno.EIO
         # Whoever waits for INIT waits for what it settles: a call before its reply would not know of the flags.
         begins = request.header.opcode == Opcode.INIT
         if begins:

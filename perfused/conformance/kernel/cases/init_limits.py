@@ -254,7 +254,7 @@ _granularity(0, 1, Level.PROFILE)
 _granularity(2 * 10**9, 1, Level.PROFILE)
 
 
-@case("init/time-gran-of-the-kernel's-own-times", INIT, Opcode.SETATTR, aspect="request", since=23,
+@case("init/time-gran-of-kernel-times", INIT, Opcode.SETATTR, aspect="request", since=23,
       flags=InitFlag.WRITEBACK_CACHE, source="fuse.h 7.23: time_gran; a writeback cache keeps mtime")  # fmt: skip
 def _(k: Bench) -> None:
     k.mount(time_gran=10**9, flags=k.need(InitFlag.WRITEBACK_CACHE))
