@@ -221,7 +221,7 @@ def run(kernel: Kernel, guest: Guest, known: dict[str, Case], told: Callable[[Wa
             guest.command, found, deadline - time.monotonic(), told, guest.env, guest.cwd,
             stall=2 * kernel.patience + 60,
         )  # fmt: skip
-        if found.begun:
+        if found.begun and time.monotonic() < deadline:
             found.findings[found.begun] = _death(Outcome(known[found.begun], Verdict.PANIC), found, guest)
             deaths += 1
         if found.ended and not found.missing:

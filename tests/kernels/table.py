@@ -28,12 +28,12 @@ class Kernel:
     ci: bool = False
 
 
-def _uml(version: str, suite: str, libc: str = "", ci: bool = False) -> Kernel:
+def _uml(version: str, suite: str, libc: str = "") -> Kernel:
     words = "User Mode Linux on the host's files"
-    return Kernel(f"uml-{version}", "uml", suite, ("user-mode-linux",), words, libc=libc, ci=ci)
+    return Kernel(f"uml-{version}", "uml", suite, ("user-mode-linux",), words, libc=libc)
 
 
-def _linux(version: str, suite: str, kind: str = "image") -> Kernel:
+def _linux(version: str, suite: str, kind: str = "image", ci: bool = False) -> Kernel:
     pattern = rf"linux-{kind}-{version.replace('.', '[.]')}[.]\d+([+]deb\d+|-\d+)?-cloud-amd64"
     return Kernel(
         f"linux-{version}",
@@ -45,6 +45,7 @@ def _linux(version: str, suite: str, kind: str = "image") -> Kernel:
         wait=10,
         limit=2400,
         deaths=20,
+        ci=ci,
     )
 
 
@@ -54,11 +55,11 @@ KERNELS = (
     Kernel("gvisor-2024", "gvisor", "bookworm-backports", ("runsc",), "runsc do, systrap", platform="systrap",
            patience=6, wait=1, limit=1800, ci=True),
     _uml("5.10", "bullseye"),
-    _uml("6.1", "bookworm", ci=True),
+    _uml("6.1", "bookworm"),
     _uml("6.12", "trixie", "trixie"),
     _uml("7.2", "sid", "trixie"),
     _linux("5.10", "bullseye-security"),
-    _linux("6.1", "bookworm-security"),
+    _linux("6.1", "bookworm-security", ci=True),
     _linux("6.12", "bookworm-security"),
     _linux("6.18", "trixie-backports"),
     _linux("7.2", "sid", "binary"),
