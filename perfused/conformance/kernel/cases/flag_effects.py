@@ -342,9 +342,17 @@ def _(k: Bench, flags: int) -> tuple[bool, bool]:
     return bool(k.seen(O.READDIR)), bool(k.seen(O.READDIRPLUS))
 
 
-@effect(F.READDIRPLUS_AUTO, False, True, O.READDIR, O.READDIRPLUS, needs=F.DO_READDIRPLUS, level=Level.SHOULD)
-def _(k: Bench, flags: int) -> bool:
-    """Whether a list that nobody looks into goes on with READDIRPLUS, after its first reply."""
+@effect(
+    F.READDIRPLUS_AUTO,
+    (True, False),
+    (True, True),
+    O.READDIR,
+    O.READDIRPLUS,
+    needs=F.DO_READDIRPLUS,
+    level=Level.SHOULD,
+)
+def _(k: Bench, flags: int) -> tuple[bool, bool]:
+    """Whether a list that nobody looks into begins with READDIRPLUS, and whether it goes on with it."""
     k.mount(flags=flags)
     names = [b"n%03d" % number for number in range(4)]
 
@@ -359,7 +367,7 @@ def _(k: Bench, flags: int) -> bool:
     k.answer(O.READDIR, answer)
     k.answer(O.READDIRPLUS, answer)
     k.equal("what is listed", k.ok(lambda: os.listdir(k.path)), [name.decode() for name in names])
-    return any(each.head.offset for each in k.seen(O.READDIRPLUS))
+    return bool(k.seen(O.READDIRPLUS)), any(each.head.offset for each in k.seen(O.READDIRPLUS))
 
 
 @effect(F.HAS_IOCTL_DIR, (0, IoctlFlag.DIR), (0, IoctlFlag.DIR), O.IOCTL, off_level=Level.PROFILE)

@@ -94,7 +94,9 @@ def _(k: Bench) -> None:
 def _(k: Bench) -> None:
     kept(k, b"before!")
     reads = len(k.seen(Opcode.READ))
+    mode = k.ok(lambda: os.stat(k.file("a")).st_mode)
     k.tree.at("a").mode = 0o100600
+    k.equal("the mode cached", k.ok(lambda: os.stat(k.file("a")).st_mode), mode)
     says(k, N.INVAL_INODE, inval_inode(node(k), -1))
     k.equal("the mode asked for anew", k.ok(lambda: os.stat(k.file("a")).st_mode) & 0o777, 0o600)
     k.equal("what is cached", content(k), b"before!")
