@@ -246,6 +246,8 @@ def test_exec_that_is_stopped_and_continued_goes_on(launcher: Launcher) -> None:
 
 def test_fifty_in_a_row_leave_nothing(launcher: Launcher, daemon_of_all: Daemon) -> None:
     words = " ".join(str(each) for each in command("auto"))
+    # The first finds a daemon that has opened all it needs for itself.
+    assert launcher.run("auto", "true") == (0, "", "")
     open_before = len(os.listdir(f"/proc/{daemon_of_all.process.pid}/fd"))
     loop = f"while [ $((i += 1)) -le 25 ]; do {words} /bin/true & {words} /bin/true || exit 1; wait; done"
     shell = launcher.start("sh", "-c", f"i=0; {loop}")
