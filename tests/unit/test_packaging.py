@@ -136,6 +136,21 @@ def test_the_wheel_installs_every_command(wheel: zipfile.ZipFile) -> None:
     }
 
 
+@HATCHLING
+def test_the_wheel_offers_the_plugin_to_pytest(wheel: zipfile.ZipFile) -> None:
+    (name,) = (name for name in wheel.namelist() if name.endswith("/entry_points.txt"))
+    parser = configparser.ConfigParser()
+    parser.read_string(wheel.read(name).decode())
+    assert dict(parser["pytest11"]) == {"perfused": "perfused.conformance.plugin"}
+
+
+def test_the_plugin_that_pytest_always_imports_imports_nothing_else_of_ours() -> None:
+    script = "import sys, pytest; import perfused.conformance.plugin; print(*sorted(m for m in sys.modules"
+    script += " if m.split('.')[0] in ('perfused', 'libperfuse', 'wire', 'construct', 'cffi', 'click', 'rich')))"
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["perfused", "perfused.conformance", "perfused.conformance.plugin"]
+
+
 @pytest.mark.parametrize("module", ["perfused.cli.daemon", "perfused.cli.control", "libperfuse.fusermount"])
 def test_a_command_is_there_to_be_called(module: str) -> None:
     assert callable(importlib.import_module(module).main)

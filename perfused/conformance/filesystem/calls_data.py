@@ -5,17 +5,19 @@ kernel, between it and a memory file, so that a page that cannot be had is EFAUL
 `map_dies` touches one in a child, for the signal.
 """
 
-import ctypes
 import fcntl
 import itertools
 import mmap
 import os
 import signal
 import socket
+import struct
 import sys
 from typing import Any
 
 from perfused import libc
+from perfused.conformance import clib
+from perfused.conformance.clib import Address
 from perfused.conformance.filesystem.calls import hold, keep, offer
 
 #: linux/falloc.h
@@ -23,16 +25,7 @@ KEEP_SIZE, PUNCH_HOLE, COLLAPSE, ZERO_RANGE, INSERT = 1, 2, 8, 16, 32
 #: linux/fs.h: pwritev2(2)
 RWF_DSYNC, RWF_SYNC, RWF_NOWAIT, RWF_APPEND = 2, 4, 8, 16
 
-_c = ctypes.CDLL(None, use_errno=True)
-_c.copy_file_range.restype = ctypes.c_ssize_t
 _numbers = itertools.count(1)
-
-
-def _check(result: int) -> int:
-    if result < 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
-    return result
 
 
 # -- mappings ----------------------------------------------------------------------------------------------------------
@@ -45,17 +38,13 @@ class _Mapping:
         self.length = length
         protection = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
         flags = mmap.MAP_SHARED if shared else mmap.MAP_PRIVATE
-        _c.mmap.restype = ctypes.c_void_p
-        found = _c.mmap(None, ctypes.c_size_t(length), protection, flags, fd, ctypes.c_long(offset))
-        if found == ctypes.c_void_p(-1).value:
-            _check(-1)
-        self.at: int = found
+        self.at = clib.mapped(fd, length, protection, flags, offset)
 
     def close(self) -> None:
         """munmap(2)."""
         if self.at:
-            _c.munmap(ctypes.c_void_p(self.at), ctypes.c_size_t(self.length))
-            self.at = 0
+            clib.call("munmap", self.at, self.length)
+            self.at = Address(0)
 
 
 _mappings: dict[int, _Mapping] = {}
@@ -80,7 +69,7 @@ def _map_read(number: int, offset: int, length: int) -> bytes:
     try:
         done = 0
         while done < length:
-            done += _check(_c.write(fd, ctypes.c_void_p(_mappings[number].at + offset + done), length - done))
+            done += clib.call("write", fd, Address(_mappings[number].at + offset + done), length - done)
         return os.pread(fd, length, 0)
     finally:
         os.close(fd)
@@ -94,7 +83,7 @@ def _map_write(number: int, offset: int, data: bytes) -> None:
         os.lseek(fd, 0, os.SEEK_SET)
         done = 0
         while done < len(data):
-            done += _check(_c.read(fd, ctypes.c_void_p(_mappings[number].at + offset + done), len(data) - done))
+            done += clib.call("read", fd, Address(_mappings[number].at + offset + done), len(data) - done)
     finally:
         os.close(fd)
 
@@ -106,11 +95,11 @@ def _map_dies(number: int, offset: int, write: bool = False) -> int:
         try:
             signal.signal(signal.SIGBUS, signal.SIG_DFL)
             signal.signal(signal.SIGSEGV, signal.SIG_DFL)
-            byte = ctypes.c_ubyte.from_address(_mappings[number].at + offset)
+            byte = clib.memory(Address(_mappings[number].at + offset), 1)
             if write:
-                byte.value = 1
+                byte[0] = 1
             else:
-                _ = byte.value
+                _ = byte[0]
         finally:
             os._exit(0)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) * -1
@@ -119,7 +108,7 @@ def _map_dies(number: int, offset: int, write: bool = False) -> int:
 def _msync(number: int, flags: int, offset: int = 0, length: int = 0) -> None:
     """msync(2); 1 asynchronous, 4 synchronous, 2 invalidating."""
     one = _mappings[number]
-    _check(_c.msync(ctypes.c_void_p(one.at + offset), ctypes.c_size_t(length or one.length), flags))
+    clib.call("msync", Address(one.at + offset), length or one.length, flags)
 
 
 # -- room and copies ---------------------------------------------------------------------------------------------------
@@ -129,9 +118,8 @@ def _copy_file_range(
     source: int, target: int, length: int, at: int | None = None, to: int | None = None, flags: int = 0
 ) -> int:
     """copy_file_range(2); without an offset the descriptor's own."""
-    first = ctypes.byref(ctypes.c_longlong(at)) if at is not None else None
-    second = ctypes.byref(ctypes.c_longlong(to)) if to is not None else None
-    return _check(_c.copy_file_range(source, first, target, second, ctypes.c_size_t(length), flags))
+    first, second = (bytearray(struct.pack("=q", each)) if each is not None else None for each in (at, to))
+    return clib.call("copy_file_range", source, first, target, second, length, flags)
 
 
 def _sendfile(target: int, source: int, offset: int | None, length: int) -> int:
@@ -222,12 +210,11 @@ _TIMES = {"atime": 64, "btime": 80, "ctime": 96, "mtime": 112}
 
 def _statx(path: str | int, mask: int = 0x7FF, flags: int = 0, directory: int = libc.AT_FDCWD) -> dict[str, int]:
     """statx(2), all fields; times in nanoseconds."""
-    buffer = ctypes.create_string_buffer(256)
+    raw = bytearray(256)
     name = os.fsencode(path) if isinstance(path, str) else b""
     where, more = (directory, 0) if isinstance(path, str) else (path, libc.AT_EMPTY_PATH)
-    _check(_c.statx(where, name, flags | more, ctypes.c_uint(mask & 0xFFFFFFFF), buffer))
+    clib.call("statx", where, name, flags | more, mask & 0xFFFFFFFF, raw)
     order = sys.byteorder
-    raw = buffer.raw
     found = {field: int.from_bytes(raw[at : at + size], order) for field, (at, size) in _FIELDS.items()}
     for field, at in _TIMES.items():
         seconds = int.from_bytes(raw[at : at + 8], order, signed=True)
@@ -271,10 +258,8 @@ _CALLS: dict[str, Any] = {
     "statx": _statx,
     "statx_agrees": _statx_agrees,
     "fdatasync": os.fdatasync,
-    "syncfs": lambda fd: _check(_c.syncfs(fd)),
-    "sync_file_range": lambda fd, offset, length, flags: _check(
-        _c.sync_file_range(fd, ctypes.c_long(offset), ctypes.c_long(length), ctypes.c_uint(flags))
-    ),
+    "syncfs": lambda fd: clib.call("syncfs", fd),
+    "sync_file_range": lambda fd, offset, length, flags: clib.call("sync_file_range", fd, offset, length, flags),
     "pwrite_flags": lambda fd, data, offset, flags: os.pwritev(fd, [data], offset, flags),
     "writev": lambda fd, parts: os.writev(fd, parts),
     "readv": lambda fd, sizes: _readv(fd, sizes),

@@ -1,38 +1,18 @@
 """The calls that cases make about what is beside a file's bytes: extended attributes and directory streams.
 
-Sizes and errnos of attributes are the kernel's own, by ctypes: Python's os module asks for the size first, and hides
-ERANGE. A stream is a number; it lives in the process that opened it until the case is over.
+Sizes and errnos of attributes are the kernel's own: Python's os module asks for the size first, and hides ERANGE. A
+stream is a number; it lives in the process that opened it until the case is over.
 """
 
-import ctypes
 import itertools
 import os
 from typing import Any
 
+from perfused.conformance import clib
+from perfused.conformance.clib import Address, Listed
 from perfused.conformance.filesystem.calls import hold, offer
 
-_c = ctypes.CDLL(None, use_errno=True)
-_c.opendir.restype = _c.fdopendir.restype = ctypes.c_void_p
-_c.telldir.restype = ctypes.c_long
-_c.getxattr.restype = _c.lgetxattr.restype = _c.listxattr.restype = ctypes.c_ssize_t
 _numbers = itertools.count(1)
-
-
-class _Entry(ctypes.Structure):
-    """struct dirent64 of glibc and musl on 64-bit machines (readdir(3))."""
-
-    _fields_ = [
-        ("ino", ctypes.c_uint64), ("off", ctypes.c_int64), ("length", ctypes.c_uint16), ("kind", ctypes.c_uint8),
-        ("name", ctypes.c_char * 256),
-    ]  # fmt: skip
-
-
-_c.readdir.restype = ctypes.POINTER(_Entry)
-
-
-def _raise() -> None:
-    number = ctypes.get_errno()
-    raise OSError(number, os.strerror(number))
 
 
 # -- extended attributes -----------------------------------------------------------------------------------------------
@@ -52,18 +32,12 @@ def _getxattr(path: str | int, name: str, nofollow: bool = False) -> bytes:
 
 def _getxattr_sized(path: str, name: str, size: int) -> int:
     """getxattr(2) into a buffer of `size` bytes; with 0 the value's size."""
-    got: int = _c.getxattr(os.fsencode(path), os.fsencode(name), ctypes.create_string_buffer(size or 1), size)
-    if got < 0:
-        _raise()
-    return got
+    return clib.call("getxattr", os.fsencode(path), os.fsencode(name), bytearray(size or 1), size)
 
 
 def _listxattr_sized(path: str, size: int) -> int:
     """listxattr(2) into a buffer of `size` bytes; with 0 the list's size."""
-    got: int = _c.listxattr(os.fsencode(path), ctypes.create_string_buffer(size or 1), size)
-    if got < 0:
-        _raise()
-    return got
+    return clib.call("listxattr", os.fsencode(path), bytearray(size or 1), size)
 
 
 def _listxattr(path: str | int, prefix: str, nofollow: bool = False) -> list[str]:
@@ -81,7 +55,7 @@ def _removexattr(path: str | int, name: str, nofollow: bool = False) -> None:
 
 # -- directory streams -------------------------------------------------------------------------------------------------
 
-_streams: dict[int, int] = {}
+_streams: dict[int, Address] = {}
 
 
 class _Open:
@@ -92,14 +66,12 @@ class _Open:
 
     def close(self) -> None:
         if self.number in _streams:
-            _c.closedir(ctypes.c_void_p(_streams.pop(self.number)))
+            clib.call("closedir", _streams.pop(self.number))
 
 
 def _opendir(path: str) -> int:
     """opendir(3); the number of the stream."""
-    found = _c.opendir(os.fsencode(path))
-    if not found:
-        _raise()
+    found = clib.opendir(os.fsencode(path))
     number = next(_numbers)
     _streams[number] = found
     hold(_Open(number))
@@ -110,22 +82,15 @@ def _closedir(stream: int) -> None:
     _Open(stream).close()
 
 
-def _next(stream: int) -> tuple[str, int, int] | None:
-    ctypes.set_errno(0)
-    found = _c.readdir(ctypes.c_void_p(_streams[stream]))
-    if not found:
-        if ctypes.get_errno():
-            _raise()
-        return None
-    entry = found.contents
-    return os.fsdecode(entry.name), entry.ino, entry.kind
+def _next(stream: int) -> Listed | None:
+    return clib.readdir(_streams[stream])
 
 
 def _readdir(stream: int, most: int = 1 << 30) -> list[str]:
     """The next names, as many as `most`, as they come."""
     names: list[str] = []
     while len(names) < most and (entry := _next(stream)):
-        names.append(entry[0])
+        names.append(os.fsdecode(entry.name))
     return names
 
 
@@ -139,9 +104,10 @@ def _inodes_agree(path: str) -> list[str]:
     stream = _opendir(path)
     bad = []
     while entry := _next(stream):
-        found = os.lstat(os.path.join(path, entry[0]))
-        if entry[0] != ".." and (found.st_ino != entry[1] or entry[2] not in (0, found.st_mode >> 12)):
-            bad.append(entry[0])
+        name = os.fsdecode(entry.name)
+        found = os.lstat(os.path.join(path, name))
+        if name != ".." and (found.st_ino != entry.ino or entry.kind not in (0, found.st_mode >> 12)):
+            bad.append(name)
     _closedir(stream)
     return bad
 
@@ -149,24 +115,24 @@ def _inodes_agree(path: str) -> list[str]:
 def _seek_everywhere(path: str) -> list[int]:
     """Positions (telldir(3)) from which the rest of the listing is not what followed there the first time: none."""
     stream = _opendir(path)
-    pointer = ctypes.c_void_p(_streams[stream])
+    pointer = _streams[stream]
     names: list[str] = []
-    places = [_c.telldir(pointer)]
+    places = [clib.telldir(pointer)]
     while entry := _next(stream):
-        names.append(entry[0])
-        places.append(_c.telldir(pointer))
+        names.append(os.fsdecode(entry.name))
+        places.append(clib.telldir(pointer))
     bad = []
     for index in sorted(range(len(places)), key=lambda each: each * 7919 % len(places)):
-        _c.seekdir(pointer, ctypes.c_long(places[index]))
+        clib.seekdir(pointer, places[index])
         follows = _next(stream)
-        if (follows[0] if follows else None) != (names[index] if index < len(names) else None):
+        if (os.fsdecode(follows.name) if follows else None) != (names[index] if index < len(names) else None):
             bad.append(index)
     _closedir(stream)
     return bad
 
 
 def _seekdir(stream: int, place: int) -> None:
-    _c.seekdir(ctypes.c_void_p(_streams[stream]), ctypes.c_long(place))
+    clib.seekdir(_streams[stream], place)
 
 
 def _drained(path: str, batch: int) -> int:
@@ -209,7 +175,7 @@ def _changing(path: str, stay: list[str], batch: int, change: str) -> list[str]:
 
 
 def _rewound(stream: int) -> list[str]:
-    _c.rewinddir(ctypes.c_void_p(_streams[stream]))
+    clib.rewinddir(_streams[stream])
     return _readdir_sorted(stream)
 
 
@@ -231,7 +197,7 @@ _CALLS: dict[str, Any] = {
     "closedir": _closedir,
     "readdir": _readdir,
     "readdir_sorted": _readdir_sorted,
-    "telldir": lambda stream: _c.telldir(ctypes.c_void_p(_streams[stream])),
+    "telldir": lambda stream: clib.telldir(_streams[stream]),
     "seekdir": _seekdir,
     "rewinddir": _rewound,
     "inodes_agree": _inodes_agree,

@@ -194,25 +194,8 @@ def clone(fd: int) -> int:
 
 
 def function(name: str, *arguments: int | bytes | bytearray | None) -> int:
-    """Call a function of libc by its name, pointers as bytes: its value. Raises OSError by errno, Unavailable."""
-    try:
-        import ctypes
-    except ImportError:
-        raise Unavailable(f"this Python has no ctypes, which {name} takes") from None
-    found = getattr(ctypes.CDLL(None, use_errno=True), name, None)
-    if found is None:
-        raise Unavailable(f"no {name} in this libc")
-    given = [
-        ctypes.c_long(each) if isinstance(each, int)
-        else (ctypes.c_char * len(each)).from_buffer(each) if isinstance(each, bytearray)
-        else each
-        for each in arguments
-    ]  # fmt: skip
-    found.restype = ctypes.c_long
-    value = int(found(*given))
-    if value & 0xFFFF_FFFF == 0xFFFF_FFFF:
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), name)
-    return value
+    """Call a function of libc by its name, one of clib's: its value. Raises OSError, Unavailable."""
+    return int(_clib(name).call(name, *arguments))
 
 
 def mapped(fd: int, length: int, protection: int = 1) -> memoryview:
@@ -220,16 +203,17 @@ def mapped(fd: int, length: int, protection: int = 1) -> memoryview:
 
     Raises OSError, Unavailable.
     """
+    clib = _clib("mmap beyond the end of a file")
+    found: memoryview = clib.memory(clib.mapped(fd, length, protection, 1), length)
+    return found
+
+
+def _clib(what: str) -> ModuleType:
     try:
-        from ctypes import CDLL, c_char, c_int, c_long, c_size_t, c_void_p, get_errno
+        from perfused.conformance import clib
     except ImportError:
-        raise Unavailable("this Python has no ctypes, which mmap beyond the end of a file takes") from None
-    call = CDLL(None, use_errno=True).mmap
-    call.restype, call.argtypes = c_void_p, (c_void_p, c_size_t, c_int, c_int, c_int, c_long)
-    address = call(None, length, protection, 1, fd, 0)
-    if address == c_void_p(-1).value:
-        raise OSError(get_errno(), os.strerror(get_errno()), "mmap")
-    return memoryview((c_char * length).from_address(address)).cast("B")
+        raise Unavailable(f"this Python has no cffi, which {what} takes") from None
+    return clib
 
 
 def inotify(path: str, mask: int) -> int:
