@@ -156,7 +156,7 @@ def pidfd_getfd(pidfd: int, fd: int) -> int:
 
 
 def has_x32() -> bool:
-    """Whether this kernel has the calls of x32, which have the numbers of x86_64 with bit 30 set (CONFIG_X86_X32_ABI)."""
+    """Whether this kernel has the calls of x32: the numbers of x86_64 with bit 30 set (CONFIG_X86_X32_ABI)."""
     return os.uname().machine == "x86_64" and int(_libc.syscall(ffi.cast("long", 0x4000_0000 | 39))) > 0
 
 

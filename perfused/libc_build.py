@@ -22,11 +22,36 @@ int renameat2(int olddir, const char *old, int newdir, const char *new, unsigned
 int fallocate(int fd, int mode, long offset, long length);
 """
 
+#: what the suites call beside: attributes sized by hand, directory streams, mappings
+SUITES = """
+struct listed { uint64_t ino; int64_t off; unsigned short length; unsigned char kind; char name[256]; };
+long getxattr(const char *path, const char *name, void *value, unsigned long size);
+long listxattr(const char *path, void *list, unsigned long size);
+int setfsuid(unsigned int uid);
+int setfsgid(unsigned int gid);
+int inotify_init1(int flags);
+int inotify_add_watch(int fd, const char *path, unsigned int mask);
+void *mmap(void *at, unsigned long length, int protection, int flags, int fd, long offset);
+int munmap(void *at, unsigned long length);
+int msync(void *at, unsigned long length, int flags);
+long read(int fd, void *buffer, unsigned long length);
+long write(int fd, const void *buffer, unsigned long length);
+long copy_file_range(int source, void *at, int target, void *to, unsigned long length, unsigned int flags);
+int syncfs(int fd);
+int sync_file_range(int fd, long offset, long length, unsigned int flags);
+void *opendir(const char *path);
+struct listed *readdir(void *stream);
+long telldir(void *stream);
+void seekdir(void *stream, long place);
+void rewinddir(void *stream);
+int closedir(void *stream);
+"""
+
 
 def build() -> FFI:
     """The declarations, ready to be written out."""
     ffi = FFI()
-    ffi.cdef(SIGNATURES)
+    ffi.cdef(SIGNATURES + SUITES)
     ffi.set_source("perfused._libc_cffi", None)
     return ffi
 
