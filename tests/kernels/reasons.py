@@ -24,7 +24,18 @@ class Rule(NamedTuple):
 _GVISOR, _OLD_GVISOR, _NEW_GVISOR = "gvisor", "gvisor-2022", "gvisor-2024"
 _SEEN = "seen in its requests"
 
+_OLD_LINUX = r"(linux|uml)-(5[.]10|6[.]1)$|s390x"
+
 RULES = (
+    Rule(_OLD_LINUX, "device/unmounted-backing", "", "no passthrough yet: the ioctl is unknown, ENOTTY", "Linux 6.9"),
+    Rule(_OLD_LINUX, "device/clone-of-an-unmounted", "", "EINVAL for a device that is not mounted, later EPERM", _SEEN),
+    Rule(_OLD_LINUX, "link/(enosys|.*sticks)", "", "ENOSYS of LINK is passed on and not remembered", _SEEN),
+    Rule(_OLD_LINUX, "flag/create-supp-group-offered", "", "7.38 of 6.1 lacks a flag that 7.38 of fuse.h has", _SEEN),
+    Rule(r"(linux|uml)-5[.]10", "fallocate/zero|io/", ".*ENOTSUP", "no FALLOC_FL_ZERO_RANGE: EOPNOTSUPP", _SEEN),
+    Rule(r"(linux|uml)-5[.]10", "change/late-lookup", "", "an answer older than a change of the size undoes it", _SEEN),
+    Rule(r"linux-7[.]3", ".*no-caller", ".*got .0, 0, [1-9]",
+         "requests on nobody's behalf carry the pid of the process that they come from", _SEEN),
+    Rule(r"linux-7[.]3", "read/error", ".*EIO", "an errno of READ reaches read(2) as EIO", _SEEN),
     Rule(_GVISOR, "flush/", ".*FLUSH", "close(2) sends no FLUSH", _SEEN),
     Rule(_GVISOR, "flush/error", ".*success", "close(2) sends no FLUSH", _SEEN),
     Rule(_GVISOR, "notify/", "what write.2. ", "notifications are refused with EINVAL", _SEEN),
