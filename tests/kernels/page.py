@@ -41,7 +41,7 @@ def kernels(reports: Reports) -> list[str]:
         "is",
         "runs as",
         "minor",
-        "flags it does not offer",
+        "does not offer",
         "cases",
         "passed/asked",
         "hang",
@@ -52,11 +52,11 @@ def kernels(reports: Reports) -> list[str]:
     for name, each in reports.items():
         about = each.subject
         offered = int(about["flags"], 16)
-        lacking = [str(flag.name) for flag in InitFlag if flag & everything & ~offered]
-        shown = ", ".join(lacking) if len(lacking) < 12 else f"all but {_names(offered)}"
+        lacking = _names(everything & ~offered)
+        shown = lacking if offered.bit_count() * 2 > everything.bit_count() else f"all but {_names(offered)}"
         cells = (
             name, about["name"] + (f": {about['problem']}" if "problem" in about else ""), about["how"],
-            f"7.{about['minor']}", shown or "-", len(each.findings), _passed(each), each.counts[Verdict.HANG],
+            f"7.{about['minor']}", shown, len(each.findings), _passed(each), each.counts[Verdict.HANG],
             each.counts[Verdict.PANIC], f"{each.seconds:.0f}",
         )  # fmt: skip
         lines.append(_row(*cells))
@@ -101,7 +101,7 @@ def _plain(words: str) -> str:
     """A reason that Markdown leaves as it is, without figures that differ by run."""
     words = re.sub(r"os\.stat_result\(.*", "...", words)
     words = words if len(words) < 160 else words[:157] + "..."
-    return re.sub(r"([*_<>\[\]`|])", r"\\\1", words)
+    return re.sub(r"([*<>\[\]`|])", r"\\\1", words)
 
 
 def page(reports: Reports, expected: Mapping[str, dict[str, Expectation]]) -> str:
