@@ -7,6 +7,7 @@ BUILD := build
 help:
 	@echo 'make demo    a C filesystem through perfused on this kernel: a workload, decoded frames, the opcode table'
 	@echo 'make test    all tests, on the real kernel'
+	@echo 'make conform the whole POSIX suite and the exerciser on the loopback, through perfused (a few minutes)'
 	@echo 'make clients real FUSE programs through perfused; installs them (some 700 MB), writes the table of docs/clients.md'
 	@echo 'make kernels the kernel suite on gVisor, User Mode Linux and emulated machines (hours), writes docs/kernels.md'
 	@echo 'make lint    ruff and mypy'
@@ -34,6 +35,9 @@ demo: setup
 
 test: setup
 	$(PY) -m pytest
+
+conform: setup
+	unshare -m --propagation private $(PY) -m tests.conform
 
 CLIENTS := $(abspath $(BUILD))/clients.json
 clients: setup
@@ -65,4 +69,4 @@ clean:
 	rm -rf $(VENV) $(BUILD) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help setup build demo test clients lint docs bench bench-quick kernels clean
+.PHONY: help setup build demo test conform clients lint docs bench bench-quick kernels clean

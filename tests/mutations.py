@@ -60,31 +60,31 @@ MUTATIONS = (
         ("truncate", "ftruncate"),
     ),
     Mutation(
-        "a rename that ignores RENAME_NOREPLACE", _TREE,
+        "a rename that ignores RENAME_EXCHANGE", _TREE,
         "        if arg.flags:\n            with acting_as(request):  # RENAME_WHITEOUT",
-        "        if arg.flags & ~1:\n            with acting_as(request):  # RENAME_WHITEOUT",
-        ("rename/flags", "rename/noreplace"),
+        "        if arg.flags & ~3:\n            with acting_as(request):  # RENAME_WHITEOUT",
+        ("rename/exchange", "rename/flags"),
     ),
     Mutation(
-        "a listing that loses its fiftieth entry", _TREE,
+        "a listing that loses the names that end in 49", _TREE,
         "                ino, off, length, kind = _DIRENT(buffer, at)\n",
         "                ino, off, length, kind = _DIRENT(buffer, at)\n"
-        "                handle.count = getattr(handle, 'count', 0) + 1\n"
-        "                if handle.count == 50:\n                    at += length\n                    continue\n",
-        ("readdir",),
+        "                if b'49\\0' in buffer[at + _NAME : at + length]:\n"
+        "                    at += length\n                    continue\n",
+        ("readdir/stream", "readdir/many", "readdir/removing"),
     ),
     Mutation(
-        "a write that goes where the kernel's size of the file says, not to its end", _LOOPBACK,
-        "            if arg.flags & os.O_APPEND and not arg.write_flags & WriteFlag.CACHE and not self.options.writeback:\n"
-        "                return os.pwritev(fd, [data], arg.offset, os.RWF_APPEND)\n",
-        "            if arg.flags & os.O_APPEND:\n                return os.pwrite(fd, data, max(0, arg.offset - 1))\n",
-        ("write/append",),
+        "a write that stops after 64 KiB and tells of all", _LOOPBACK,
+        "            return os.pwrite(fd, data, arg.offset)\n",
+        "            os.pwrite(fd, data[:65536], arg.offset)\n            return len(data)\n",
+        ("write/content",),
     ),
     Mutation(
-        "one link more than there are", _TREE,
+        "one link too many", _TREE,
         "        entry, attr = self.entry_valid, self.attr_valid\n",
         "        entry, attr = self.entry_valid, self.attr_valid\n"
-        "        found = os.stat_result([*found[:3], found.st_nlink + 1, *found[4:]], {'st_blksize': found.st_blksize,\n"
+        "        found = os.stat_result([*found[:3], found.st_nlink + 1, *found[4:]], {\n"
+        "            'st_blksize': found.st_blksize,\n"
         "            'st_blocks': found.st_blocks, 'st_rdev': found.st_rdev, 'st_atime_ns': found.st_atime_ns,\n"
         "            'st_mtime_ns': found.st_mtime_ns, 'st_ctime_ns': found.st_ctime_ns})\n",
         ("link/", "unlink/", "statx"),
@@ -96,21 +96,22 @@ MUTATIONS = (
     ),
     Mutation(
         "an INTERRUPT is dropped", "perfused/engine.py",
-        "        return frame if target in self.inflight else None\n",
-        "        return None if target in self.inflight else None\n",
+        "        target = head[FH]\n        return frame if target in self.inflight else None\n",
+        "        return None\n",
         ("interrupt", "lock"),
     ),
     Mutation(
         "an error is swallowed: ENOENT becomes EIO", "perfused/engine.py",
         "        hook = self.on_reply[slot(opcode)]\n        return frame if hook is None",
-        "        if error == -2:\n            frame = memoryview(bytes(frame[:4]) + (-5).to_bytes(4, 'little', signed=True) + "
-        "bytes(frame[8:]))\n"
+        "        if error == -2:\n"
+        "            frame = frame[:4].tobytes() + b'\\xfb\\xff\\xff\\xff' + frame[8:].tobytes()\n"
         "        hook = self.on_reply[slot(opcode)]\n        return frame if hook is None",
         ("lookup", "errno", "unlink"),
     ),
     Mutation(
         "a flag that was masked is agreed to after all", "perfused/negotiate.py",
-        "    flags &= offered.flags\n    room", "    flags |= InitFlag.WRITEBACK_CACHE | InitFlag.PARALLEL_DIROPS\n    room",
+        "    flags &= offered.flags\n    room",
+        "    flags = (init.flags | init.flags2 << 32 | InitFlag.WRITEBACK_CACHE) & ~InitFlag.INIT_EXT\n    room",
         ("init", "write", "cache"),
     ),
     Mutation(

@@ -24,7 +24,7 @@ from perfused.conformance.filesystem.suite import cases
 from tests.kernel.conftest import ROOT
 
 #: the fewest assertions that the suite may have
-LEAST = 29_000
+LEAST = 36_000
 #: what every large filesystem skips
 FULL = ("write/full", "posix_fallocate/full")
 
@@ -88,7 +88,8 @@ def test_every_assertion_holds_on_tmpfs(mounted: Callable[..., Path], suite: Cal
     assert run.failures() == {}
     assert run.status == 0, run.complaint
     assert run.found["totals"]["passed"] >= LEAST
-    assert all("64 MiB" in reason or "namespace" in reason for reason in run.skipped())
+    allowed = ("64 MiB", "namespace", "of fallocate(2)")  # tmpfs has not all modes of it
+    assert all(any(each in reason for each in allowed) for reason in run.skipped())
 
 
 def test_a_full_filesystem_is_asked_about_where_filling_it_is_cheap(
