@@ -31,6 +31,9 @@ _OLD_LINUX = r"(linux|uml)-(5[.]10|6[.]1)$|s390x"
 RULES = (
     Rule(_OLD_LINUX, "device/unmounted-backing", "", "no passthrough yet: the ioctl is unknown, ENOTTY", "Linux 6.9"),
     Rule(_OLD_LINUX, "device/clone-of-an-unmounted", "", "EINVAL for a device that is not mounted, later EPERM", _SEEN),
+    Rule("linux-6[.]12", "device/clone-of-an-unmounted", "", "EINVAL for a device not mounted, later EPERM", _SEEN),
+    Rule("linux-6[.]18", "device/clone-of-an-unmounted", "", "EINVAL before 6.18.44 at the latest", _SEEN, True),
+    Rule("linux-6[.]12", "link/(enosys|.*sticks)", "", "ENOSYS of LINK is not remembered", _SEEN),
     Rule(_OLD_LINUX, "link/(enosys|.*sticks)", "", "ENOSYS of LINK is passed on and not remembered", _SEEN),
     Rule(_OLD_LINUX, "flag/create-supp-group-offered", "", "7.38 of 6.1 lacks a flag that 7.38 of fuse.h has", _SEEN),
     Rule(r"(linux|uml)-5[.]10", "fallocate/zero|io/", ".*ENOTSUP", "no FALLOC_FL_ZERO_RANGE: EOPNOTSUPP", _SEEN),
@@ -38,7 +41,7 @@ RULES = (
     Rule(r"linux-7[.]3", ".*no-caller", ".*got .0, 0, [1-9]",
          "requests on nobody's behalf carry the pid of the process that they come from", _SEEN),
     Rule(r"linux-7[.]3", "read/error", ".*EIO", "an errno of READ reaches read(2) as EIO", _SEEN),
-    Rule(r"linux-7[.]3", "init/major", ".*got EIO", "who waits for an INIT that fails gets EIO or ECONNREFUSED", _SEEN, True),
+    Rule(r"linux-7[.]3", "init/major", ".*got EIO", "who waits for an INIT that fails gets EIO", _SEEN, True),
     Rule(_GVISOR, "flush/", ".*FLUSH", "close(2) sends no FLUSH", _SEEN),
     Rule(_GVISOR, "flush/error", ".*success", "close(2) sends no FLUSH", _SEEN),
     Rule(_GVISOR, "notify/", "what write.2. ", "notifications are refused with EINVAL", _SEEN),
