@@ -105,8 +105,8 @@ class _Abort:
         self._path = str(path)
         self._timer = threading.Timer(PATIENCE, lambda: None)
 
-    def start(self) -> None:
-        """From now on there is PATIENCE."""
+    def start(self, program: subprocess.Popen[bytes]) -> None:
+        """From now on there is PATIENCE; then `program` is killed too, which may be stopped."""
         from perfused.kernel import mounts
 
         minors = {line.minor for line in mounts() if line.target == self._path and line.fstype.startswith("fuse")}
@@ -115,6 +115,7 @@ class _Abort:
             for minor in minors:
                 with contextlib.suppress(OSError):
                     Path(f"/sys/fs/fuse/connections/{minor}/abort").write_bytes(b"1")
+            program.kill()
 
         self._timer = threading.Timer(PATIENCE, abort)
         self._timer.daemon = True
@@ -153,5 +154,5 @@ def fuse_mount(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
         try:
             yield Mounted(path, source, program, words, log, place)
         finally:
-            stuck.start()
+            stuck.start(program)
             print(log.read_text(errors="replace"), end="")  # shown by pytest where the test has failed

@@ -70,16 +70,9 @@ def test_the_command_may_stand_in_the_ini_file_or_at_the_test(run: Run, tmp_path
 
 
 def test_a_filesystem_runs_on_perfused_where_that_is_asked_for(run: Run, daemon: Daemon) -> None:
-    text = """
-        import subprocess, sys
-
-        def test_mine(fuse_mount):
-            words = [sys.executable, "-m", "perfused.cli.control", "list"]
-            listed = subprocess.run(words, capture_output=True, text=True)
-            assert str(fuse_mount.path) in listed.stdout
-    """
-    done = run(text, "--fuse-command", PLAIN, "--fuse-via", "perfused", environment=daemon.environment)
+    done = run(WRITES, "--fuse-command", PLAIN, "--fuse-via", "perfused", environment=daemon.environment)
     assert "1 passed" in done.stdout, done.stdout
+    assert "mnt: mounted, fuse.loopback" in daemon.log()
 
 
 def test_each_test_has_a_directory_of_its_own(run: Run) -> None:
@@ -97,6 +90,8 @@ def test_each_test_has_a_directory_of_its_own(run: Run) -> None:
 def test_a_test_that_fails_leaves_no_mount_and_no_program(run: Run, tmp_path: Path) -> None:
     text = f"""
         from pathlib import Path
+        import perfused.conformance.plugin as plugin
+        plugin.PATIENCE = 1.0
 
         def test_mine(fuse_mount):
             Path({str(tmp_path / "pid")!r}).write_text(str(fuse_mount.program.pid))
