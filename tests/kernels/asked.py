@@ -11,7 +11,7 @@ from perfused.conformance.kernel.case import Case, cases
 
 LISTS = Path(__file__).parent / "asked"
 #: how many cases at most, and the seconds that any one of them, and all, may have taken
-MOST, SLOW, ALL = 250, 3.0, 75.0
+MOST, SLOW, ALL = 250, 3.0, 50.0
 
 
 def choose(name: str, findings: Iterable[Finding]) -> int:

@@ -27,6 +27,7 @@ _GVISOR, _OLD_GVISOR, _NEW_GVISOR = "gvisor", "gvisor-2022", "gvisor-2024"
 _SEEN = "seen in its requests"
 
 _OLD_LINUX = r"(linux|uml)-(5[.]10|6[.]1)$|s390x"
+_NEW_LINUX = r"linux-7[.][23]"
 
 RULES = (
     Rule(_OLD_LINUX, "device/unmounted-backing", "", "no passthrough yet: the ioctl is unknown, ENOTTY", "Linux 6.9"),
@@ -38,10 +39,12 @@ RULES = (
     Rule(_OLD_LINUX, "flag/create-supp-group-offered", "", "7.38 of 6.1 lacks a flag that 7.38 of fuse.h has", _SEEN),
     Rule(r"(linux|uml)-5[.]10", "fallocate/zero|io/", ".*ENOTSUP", "no FALLOC_FL_ZERO_RANGE: EOPNOTSUPP", _SEEN),
     Rule(r"(linux|uml)-5[.]10", "change/late-lookup", "", "an answer older than a change of the size undoes it", _SEEN),
-    Rule(r"linux-7[.]3", ".*no-caller", ".*got .0, 0, [1-9]",
+    Rule(_NEW_LINUX, ".*no-caller", ".*got .0, 0, (0, )?[1-9]",
          "requests on nobody's behalf carry the pid of the process that they come from", _SEEN),
-    Rule(r"linux-7[.]3", "read/error", ".*EIO", "an errno of READ reaches read(2) as EIO", _SEEN),
-    Rule(r"linux-7[.]3", "init/major", ".*got EIO", "who waits for an INIT that fails gets EIO", _SEEN, True),
+    Rule(_NEW_LINUX, "read/error", ".*EIO", "an errno of READ reaches read(2) as EIO", _SEEN),
+    Rule(_NEW_LINUX, "init/(major|error|reply)", ".*got EIO", "who waits for an INIT that fails gets EIO", _SEEN, True),
+    Rule(_NEW_LINUX, "mount/fd-closed", ".*9$", "mount(2) with a closed descriptor gives EBADF", _SEEN),
+    Rule(_NEW_LINUX, "notify/before-init", "", "a notification before INIT is answered gives EINVAL", _SEEN),
     Rule(_GVISOR, "flush/", ".*FLUSH", "close(2) sends no FLUSH", _SEEN),
     Rule(_GVISOR, "flush/error", ".*success", "close(2) sends no FLUSH", _SEEN),
     Rule(_GVISOR, "notify/", "what write.2. ", "notifications are refused with EINVAL", _SEEN),
