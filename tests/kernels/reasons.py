@@ -27,7 +27,7 @@ _GVISOR, _OLD_GVISOR, _NEW_GVISOR = "gvisor", "gvisor-2022", "gvisor-2024"
 _SEEN = "seen in its requests"
 
 _OLD_LINUX = r"(linux|uml)-(5[.]10|6[.]1)$|s390x"
-_NEW_LINUX = r"linux-7[.][23]"
+_NEW_LINUX = r"(linux|uml)-7[.][23]"
 
 RULES = (
     Rule(_OLD_LINUX, "device/unmounted-backing", "", "no passthrough yet: the ioctl is unknown, ENOTTY", "Linux 6.9"),

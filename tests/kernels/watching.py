@@ -83,9 +83,10 @@ def watch(
     found.ended, found.silent, found.begun = False, False, ""
     found.tail.clear()
     process = subprocess.Popen(
-        ["nice", "-n", "5", *command],
+        command,
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         start_new_session=True, env=os.environ | env, cwd=cwd,
+        preexec_fn=lambda: os.nice(5),
     )  # fmt: skip
     assert process.stdout is not None
     console = process.stdout.fileno()
