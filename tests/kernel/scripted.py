@@ -62,14 +62,16 @@ class Scripted:
     def open_and_mount(self, target: str, options: str = "") -> "Scripted":
         """Take a device from perfused, mount it, serve."""
         self.fd = perfuse_open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
-        data = f"fd={self.fd},rootmode=40000,user_id=0,group_id=0{',' + options if options else ''}"
+        kind = stat.S_IFMT(os.stat(target).st_mode)
+        data = f"fd={self.fd},rootmode={kind:o},user_id=0,group_id=0{',' + options if options else ''}"
         perfuse_mount("scripted", target, "fuse.scripted", 0, data)
         return self.serve()
 
     def mount_plain(self, target: str, options: str = "") -> "Scripted":
         """Mount on /dev/fuse itself, without perfused, and serve."""
         self.fd = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
-        data = f"fd={self.fd},rootmode=40000,user_id=0,group_id=0{',' + options if options else ''}"
+        kind = stat.S_IFMT(os.stat(target).st_mode)
+        data = f"fd={self.fd},rootmode={kind:o},user_id=0,group_id=0{',' + options if options else ''}"
         libc.mount(b"scripted", os.fsencode(target), b"fuse.scripted", 0, data.encode())
         return self.serve()
 

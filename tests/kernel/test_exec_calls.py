@@ -81,8 +81,11 @@ def test_a_call_that_this_kernel_lacks_is_lacking(launcher: Launcher) -> None:
 
 
 @pytest.mark.parametrize("number", [16, 165, 166, 257])
-def test_numbers_of_x86_64_are_other_calls_in_a_32_bit_call(launcher: Launcher, number: int) -> None:
-    same(launcher, f"sys32 {number} /dev/fuse 2 - - -", "kind @0")
+def test_numbers_of_x86_64_are_other_calls_in_a_32_bit_call(launcher: Launcher, number: int, tmp_path: Path) -> None:
+    # 16 is ioctl on x86_64 and lchown on i386: it is done, so not to the machine's device.
+    mine = tmp_path / "fuse"
+    mine.touch()
+    same(launcher, f"sys32 {number} {mine if number == 16 else '/dev/fuse'} 2 - - -", "kind @0")
 
 
 @pytest.mark.parametrize("number", [5, 21, 22, 52, 54, 295])
