@@ -1,7 +1,7 @@
 """What perfusectl exec costs: libfuse's passthrough_ll plain and under exec, alternating; as root.
 
 `unshare -m --propagation private python -m tests.bench.launched` prints the table of docs/programs.md. It needs a
-running perfused (PERFUSED_SOCKET) and the examples that .ci/clients builds. Never here: the bench of relays and servers.
+running perfused (PERFUSED_SOCKET) and the examples that .ci/clients builds. Never here: relays and servers alone.
 """
 
 import os
