@@ -1,5 +1,6 @@
 """Programs in Go: without libc, on three libraries of their own; most ask fusermount3 for the device, also as root."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -45,12 +46,19 @@ def shows_a_directory(case: Case, rclone: str | Path, command: str) -> None:
     content = {"a": workload.noise(500_000), "sub/b": b"small"}
     for name, data in content.items():
         (source / name).write_bytes(data)
+    cache = case.directory("cache")
+
+    def arrived(path: Path) -> None:
+        """Its upload is over: rclone's own note on the file in its cache says so."""
+        note = cache / f"vfsMeta/:local{source}" / path.relative_to(case.target)
+        eventually(lambda: not json.loads(note.read_text() or '{"Dirty": true}')["Dirty"], f"{path} has been uploaded")
+
     program = case.start(
-        rclone, "--config", "/dev/null", "--cache-dir", case.directory("cache"), "--vfs-cache-mode", "writes",
+        rclone, "--config", "/dev/null", "--cache-dir", cache, "--vfs-cache-mode", "writes",
         "--vfs-write-back", "0s", command, f":local:{source}", case.target,
     )  # fmt: skip
     workload.reads(case.target, content)
-    workload.tree(case.target, without={"chmod", "link", "symlink"})
+    workload.tree(case.target, without={"chmod", "link", "symlink"}, arrived=arrived)
     workload.big_file(case.target / "big")
     (case.target / "new").write_bytes(content["a"])
     (case.target / "sub" / "b").rename(case.target / "c")

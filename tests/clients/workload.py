@@ -4,7 +4,7 @@ import errno
 import os
 import random
 import subprocess
-from collections.abc import Container
+from collections.abc import Callable, Container
 from pathlib import Path
 
 import pytest
@@ -47,10 +47,12 @@ def big_file(at: Path, size: int = BIG) -> None:
     assert not at.exists()
 
 
-def tree(root: Path, without: Container[str] = ()) -> None:
+def tree(root: Path, without: Container[str] = (), arrived: Callable[[Path], object] = bool) -> None:
     """Directories, files, renames, links and attributes; `without` names what the filesystem does not support.
 
-    It names some of: chmod, link, rename-over, symlink, truncate, utime. Everything made is removed again.
+    It names some of: chmod, link, rename-over, symlink, truncate, utime. Everything made is removed again. `arrived`
+    waits until a file's content is where the filesystem keeps it, before the file is renamed or removed: for one that
+    uploads later and whose upload may otherwise end after the removal.
     """
     top = root / "work"
     top.mkdir()
@@ -73,11 +75,13 @@ def tree(root: Path, without: Container[str] = ()) -> None:
     if "utime" not in without:
         os.utime(a, (1_000_000_000, 1_100_000_000))
         assert a.stat().st_mtime == 1_100_000_000
+    arrived(a)
     a.rename(b)
     assert not a.exists()
     assert b.read_bytes() == content
     if "rename-over" not in without:
         a.write_bytes(b"other")
+        arrived(a)
         a.rename(b)
         assert b.read_bytes() == b"other"
         content = b"other"
@@ -97,10 +101,12 @@ def tree(root: Path, without: Container[str] = ()) -> None:
     assert set(os.listdir(top)) == many | {"sub"}
     for name in many:
         assert (top / name).read_bytes() == name.encode()
+        arrived(top / name)
         (top / name).unlink()
     with pytest.raises(OSError) as caught:
         (top / "sub").rmdir()
     assert caught.value.errno == errno.ENOTEMPTY
+    arrived(b)
     b.unlink()
     _emptied(top / "sub")
     _emptied(top)

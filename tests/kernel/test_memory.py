@@ -466,17 +466,21 @@ def test_many_who_wait_for_locks_keep_nobody_else_waiting(served: Served, proces
             others = [each for each in others if each is not done]
 
 
-def test_two_who_would_wait_for_one_another_are_told(here: Path, processes: "type[Process]") -> None:
+def test_one_of_two_who_would_wait_for_one_another_is_told(here: Path, processes: "type[Process]") -> None:
+    """It is the one whose request the filesystem reads second: which of the two that is, nobody decides."""
     (here / "file").write_bytes(bytes(10))
-    other = processes()
-    other.do(f"fd = os.open({str(here / 'file')!r}, os.O_RDWR)")
-    other.do("fcntl.lockf(fd, fcntl.LOCK_EX, 1, 1)")
-    with open(here / "file", "r+") as file:
-        fcntl.lockf(file, fcntl.LOCK_EX, 1, 0)
-        other.begin("fcntl.lockf(fd, fcntl.LOCK_EX, 1, 0)")
-        other.waits_in_a_call()
-        with refused(errno.EDEADLK):
-            fcntl.lockf(file, fcntl.LOCK_EX, 1, 1)
+    both = [processes(), processes()]
+    for own, each in enumerate(both):
+        each.do(f"fd = os.open({str(here / 'file')!r}, os.O_RDWR)")
+        each.do(f"fcntl.lockf(fd, fcntl.LOCK_EX, 1, {own})")
+    for own, each in enumerate(both):
+        each.begin(f"fcntl.lockf(fd, fcntl.LOCK_EX, 1, {1 - own})")
+    (told,) = select.select([each.popen.stdout for each in both], [], [], 20)[0]
+    refused_one, waiting = both if told is both[0].popen.stdout else both[::-1]
+    with refused(errno.EDEADLK):
+        refused_one.result()
+    refused_one.do("os.close(fd)")
+    assert waiting.result() is None
 
 
 def test_a_waiting_flock_is_had_when_the_other_file_is_closed(served: Served, processes: "type[Process]") -> None:
