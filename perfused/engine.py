@@ -158,7 +158,7 @@ class Engine:
     def _fault(self, head: Head, length: int, error: int, frame: memoryview, size: int) -> tuple[str, str] | None:
         """What is wrong with a reply to `head`: the field and a sentence, or None."""
         if size > len(frame):
-            return "len", f"the packet has {size} bytes, this device carries {len(frame)}"
+            return "len", f"the packet has more than the {len(frame)} bytes that this device carries"
         if length != size:
             return "len", f"len is {length}, the packet has {size} bytes"
         if error > 0:

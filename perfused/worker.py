@@ -43,7 +43,7 @@ IDLE_TICK = 2.0
 STREAMS = 4
 #: seconds between packets of a live trace
 TRACE_TICK = 0.05
-#: seconds a frame may still be on its way to the filesystem after the kernel's side has ended
+#: seconds a frame may still be on its way to the filesystem after a sweep has seen that the kernel's side has ended
 LAST_WORDS = 1.0
 #: seconds a device file answers those who still have it open, after its mount has ended; and between looks at them
 LINGERING = 5.0
@@ -170,9 +170,6 @@ class Worker:
         poll.register(self._wake_read, select.POLLIN)
         if self.job.endpoint is not Endpoint.SOCKET:
             poll.register(self.job.device_socket, select.POLLIN | select.POLLRDHUP)
-        if self.job.endpoint is not Endpoint.DIRECT:
-            # POLLERR alone: the relay does not see the end while it waits for a filesystem that does not read.
-            poll.register(self.device, 0)
         give_up = math.inf
         signal.signal(signal.SIGTERM, self._terminate)
         next_sweep = time.monotonic() + self._tick()
@@ -186,13 +183,9 @@ class Worker:
                         poll.unregister(self.job.channel)
                 elif fd == self.job.device_socket.fileno():
                     self._connection()
-                elif fd in self.lender.borrowers:
-                    if not self.lender.serve(fd):
-                        poll.unregister(fd)
-                        self.lender.borrowers.pop(fd).close()
-                elif fd == self.device:
+                elif fd in self.lender.borrowers and not self.lender.serve(fd):
                     poll.unregister(fd)
-                    give_up = time.monotonic() + LAST_WORDS
+                    self.lender.borrowers.pop(fd).close()
             if self.streams:
                 self._send_streams()
             now = time.monotonic()
@@ -202,6 +195,8 @@ class Worker:
             if now >= next_sweep:
                 if self.job.endpoint is not Endpoint.DIRECT:
                     self.relay.sweep(now, caller_dying)
+                    if give_up == math.inf and self.relay.device_ended():
+                        give_up = now + LAST_WORDS
                 next_sweep = now + self._tick()
         reason = self.reasons[0]
         if self.file:

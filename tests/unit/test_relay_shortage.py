@@ -8,24 +8,24 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from perfused.relay import SEND_WAITS, Relay
+from perfused.states import Buffer
 from tests.unit.engine_support import Rig, ask, eio
 from wire.opcodes import Opcode
 
 PATIENCE = 5.0
 
 
-class Scarce(socket.socket):
-    """A socket that takes nothing for the first `refusals` attempts."""
+class Scarce:
+    """Sends what `send` does, but nothing at the first `refusals` attempts."""
 
-    def __init__(self, ours: socket.socket, refusals: int, code: int) -> None:
-        super().__init__(fileno=ours.detach())
-        self.refusals, self.code = refusals, code
+    def __init__(self, send: Callable[[Buffer], int | None], refusals: int, code: int) -> None:
+        self._send, self.refusals, self.code = send, refusals, code
 
-    def send(self, *arguments: object) -> int:  # type: ignore[override]
+    def __call__(self, frame: Buffer) -> int | None:
         if self.refusals:
             self.refusals -= 1
             raise OSError(self.code, os.strerror(self.code))
-        return super().send(*arguments)  # type: ignore[arg-type]
+        return self._send(frame)
 
 
 class Line:
@@ -33,17 +33,19 @@ class Line:
 
     def __init__(self, refusals: int, code: int) -> None:
         self.kernel, device = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        ours, self.filesystem = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._ours, self.filesystem = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.kernel.settimeout(PATIENCE)
         self.filesystem.settimeout(PATIENCE)
         self.rig = Rig()
         self.rig.start()
-        self._device, self._ours = device, Scarce(ours, refusals, code)
-        self._threads = Relay(self.rig.engine, device.fileno(), self._ours, lambda reason: None).start()
+        self._device = device
+        relay = Relay(self.rig.engine, device.fileno(), self._ours, lambda reason: None)
+        relay.send = self._scarce = Scarce(relay.send, refusals, code)
+        self._threads = relay.start()
 
     def close(self) -> None:
         """The filesystem goes; the relay sees it at the next frame, in either direction."""
-        self._ours.refusals = 0
+        self._scarce.refusals = 0
         self.filesystem.close()
         self.kernel.send(ask(Opcode.STATFS, unique=4))
         for thread in self._threads:
