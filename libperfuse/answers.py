@@ -112,19 +112,30 @@ def _struct(row: Row, minor: int) -> Pack:
         except (struct.error, TypeError, ValueError):
             raise explain(result) from None
 
-    front = struct.Struct(codec.out_header.format + made.format[1 : 1 + nested]).pack
-    attr = codec.attr.struct.pack
+    front = struct.Struct(made.format[: 1 + nested]).pack
+    attr, framed = codec.attr.struct.pack, struct.Struct(f"{codec.out_header.format}{made.size}s").pack
+    #: the answer packed last: one that never changes is packed once
+    last: tuple[Any, bytes] = (object(), b"")
 
     def with_attr(unique: int, result: Any, arguments: Arguments) -> bytes:
-        if type(result) is bytes and nested == 3:
-            return _packed(unique, result, made, size)
-        try:
-            if nested == 3:
-                valid, nsec, dummy, found = result
-                return front(size, 0, unique, valid, nsec, dummy) + attr(*found)
-            return front(size, 0, unique, *result[:nested]) + attr(*result[nested])
-        except (struct.error, TypeError, ValueError, IndexError, KeyError):
-            raise explain(result) from None
+        nonlocal last  # read once, and set at once: other threads come here too
+        before, body = last
+        if result is not before:
+            if type(result) is bytes and nested == 3:
+                last = result, _packed(result, made)
+                return framed(size, 0, unique, result)
+            try:
+                if nested == 3:
+                    valid, nsec, dummy, found = result
+                    body = front(valid, nsec, dummy) + attr(*found)
+                else:
+                    found = result[nested]
+                    body = front(*result[:nested]) + attr(*found)
+            except (struct.error, TypeError, ValueError, IndexError, KeyError):
+                raise explain(result) from None
+            if type(result) is kind and type(found) is codec.Attr:  # which never change
+                last = result, body
+        return framed(size, 0, unique, body)
 
     whole: Callable[[int, Any, Arguments], bytes] = with_attr if nested else plain
     if size == OUT_HEADER_SIZE + made.size or slow:
@@ -132,11 +143,11 @@ def _struct(row: Row, minor: int) -> Pack:
     return lambda unique, result, arguments: whole(unique, result, arguments)[:size]
 
 
-def _packed(unique: int, body: bytes, made: Any, size: int) -> bytes:
-    """The reply of a method that keeps its answer packed, as the codec made it."""
+def _packed(body: bytes, made: Any) -> bytes:
+    """The answer of a method that keeps it packed, as the codec made it."""
     if len(body) != made.size:
         raise WireError(made.name, f"{made.size} bytes or a {made.type.__name__}, got {len(body)} bytes")
-    return _HEADER(size, 0, unique) + body
+    return body
 
 
 def _created(row: Row, minor: int) -> Pack:

@@ -23,6 +23,9 @@ _THROUGH = {"rename": "rename2", "copy_file_range_64": "copy_file_range"}
 _WELCOME = ("release", "releasedir")
 
 
+#: whose arguments mostly are those of the request before: they are made once
+_ALIKE = (Opcode.GETATTR, Opcode.STATX, Opcode.OPEN, Opcode.OPENDIR)
+
 #: (request, frame, where its extensions begin) to a reply: arguments read, method called, answer packed
 Answer = Callable[[Any, bytearray, int], Frame]
 
@@ -94,6 +97,21 @@ def _answer(row: Row, size: int, method: Any, decode: Decode, pack: Pack, forget
     if only_a_head(row, size):
         head: Any = codec.CODECS[row.head]
         new, kind, unpack, least = tuple.__new__, head.type, head.struct.unpack_from, IN_HEADER_SIZE + size
+        if row.number in _ALIKE:
+            last: tuple[Any, Any] = ((), None)
+
+            def with_the_same(request: Any, frame: bytearray, end: int) -> Frame:
+                nonlocal last  # read once, and set at once: other threads come here too
+                if end < least:
+                    decode(frame, end)
+                fields = unpack(frame, IN_HEADER_SIZE)
+                before, arg = last
+                if fields != before:
+                    arg = new(kind, fields)
+                    last = fields, arg
+                return pack(request[2], method(request, arg), (arg,))
+
+            return with_the_same
 
         def with_head(request: Any, frame: bytearray, end: int) -> Frame:
             if end < least:

@@ -128,8 +128,8 @@ class Operations:
     def getattr(self, request: Request, arg: codec.GetattrIn) -> Reply[codec.AttrOut | bytes]:
         """stat(2). `arg.fh` counts where `arg.getattr_flags` has GetattrFlag.FH (7.9).
 
-        An answer that stays the same may be kept packed, `codec.attr_out.build(...)`: the most frequent of all requests
-        is then answered a tenth faster.
+        An answer that stays the same is best made once: the same object given again is not packed again. It may also be
+        kept packed, `codec.attr_out.build(...)`.
         """
         _none()
 

@@ -68,10 +68,17 @@ class Server:
         #: has a coroutine run that no request waits for
         self.later: Callable[[Coroutine[Any, Any, object]], object] = lambda work: work.close()
         self.notify = Notifier(self._tell)
-        #: methods under way, by unique
+        #: for each thread that serves, the request whose method it calls, or None
+        self.hands: list[list[Request | None]] = []
+        #: the other methods under way, by unique
         self.running: dict[int, Request] = {}
         #: those of them that a thread of their own answers
         self.deferred: dict[int, threading.Thread] = {}
+
+    def under_way(self) -> dict[int, Request]:
+        """The requests whose methods run, as they are now, by unique."""
+        found = {each.unique: each for (each,) in list(self.hands) if each is not None}
+        return found | dict(self.running)
 
     def _tell(self, frame: bytes) -> None:
         device = self.device
@@ -144,9 +151,12 @@ class Server:
 
     def serve(self, rows: list[Call | None]) -> None:
         """One thread: read, call, reply, until the device has ended."""
-        fd, frame, running, limit = self.fd, bytearray(self.frame_size()), self.running, len(rows)
+        fd, frame, limit = self.fd, bytearray(self.frame_size()), len(rows)
+        answers = [row and row.answer for row in rows]
+        hand: list[Request | None] = [None]
+        self.hands.append(hand)
         readinto = io.FileIO(fd, "rb", closefd=False).readinto
-        write, writev, new = os.write, os.writev, tuple.__new__
+        write, writev, new, unpack = os.write, os.writev, tuple.__new__, _HEADER
         while True:
             try:
                 size = readinto(frame)
@@ -161,29 +171,25 @@ class Server:
                     return
                 _poll(fd, select.POLLIN)
                 continue
-            request: Request = new(Request, _HEADER(frame))
-            row = rows[request[1]] if request[1] < limit else None
-            if row is None or (answer := row[0]) is None or size != request[0] or request[7]:
-                out = self.odd(request, row, frame, size)
-                if out is None:
-                    continue
-            else:
-                unique = request[2]
-                running[unique] = request
+            head = unpack(frame)  # Python reads a plain tuple faster than one of a class of ours
+            request: Request = new(Request, head)
+            opcode = head[1]
+            if size == head[0] and opcode < limit and (answer := answers[opcode]) is not None and not head[7]:
+                hand[0] = request
                 try:
                     out = answer(request, frame, size)
                 except BaseException as bad:
                     if type(bad) is Defer:
-                        out = self.defer(request, row, frame, size, bad.work)
-                        if out is None:
-                            continue
+                        out = self.defer(request, rows[opcode], frame, size, bad.work)
                     else:
                         out = self.failed(request, bad)
-                del running[unique]
+                hand[0] = None
+            else:
+                out = self.odd(request, rows[opcode] if opcode < limit else None, frame, size)
             try:
                 if type(out) is bytes:
                     write(fd, out)
-                else:
+                elif out is not None:
                     writev(fd, out)
             except OSError as bad:
                 if not self.unsent(bad, request, out):
@@ -220,7 +226,7 @@ class Server:
             if row is not None and unique not in self.deferred:
                 self.running.pop(unique, None)
 
-    def defer(self, request: Request, row: Call, frame: bytearray, end: int, work: Callable[[], object]) -> Any:
+    def defer(self, request: Request, row: Any, frame: bytearray, end: int, work: Callable[[], object]) -> Any:
         """Have the answer made in a thread of its own, and give None; the request stays among those that run."""
         arguments = tuple(bytes(each) if isinstance(each, memoryview) else each for each in row.decode(frame, end))
         device = self.device
@@ -292,7 +298,7 @@ class Server:
     def _interrupt(self, request: Request, unique: int) -> Any:
         """Reach the running method; EAGAIN has the kernel ask again for a request that has not come so far."""
         keys = (unique & ~UNIQUE_RESEND, unique | UNIQUE_RESEND)  # sent again, it may run twice
-        found = [each for each in map(self.running.get, keys) if each is not None]
+        found = [each for each in map(self.under_way().get, keys) if each is not None]
         for each in found:
             self.wake(each)
         return None if found else error_frame(request.unique, errno.EAGAIN)

@@ -203,7 +203,7 @@ class Session:
 
     def _see_out(self, until: float) -> None:
         """The device has ended: nobody waits for the answers of methods that still run. Wake those that sleep."""
-        for unique, request in list(self.server.running.items()):
+        for unique, request in self.server.under_way().items():
             if not self.asynchronous or unique in self.server.deferred:  # tasks were cancelled in their loop
                 self.server.wake(request)
         for thread in list(self.server.deferred.values()):
@@ -245,8 +245,8 @@ class Session:
         if device is None:
             return
         self.server.fd = -1
-        if self.server.running:
-            left = ", ".join(map(describe, list(self.server.running.values())))
+        if running := self.server.under_way():
+            left = ", ".join(map(describe, running.values()))
             LOGGER.warning("%s: ended while methods still run: %s", self.server.label, left)
         self.notify.end()
         try:

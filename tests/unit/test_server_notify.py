@@ -109,7 +109,7 @@ def test_a_reply_may_have_the_unique_of_a_request_that_runs() -> None:
         assert entered.wait(PATIENCE)
         _reply(made, unique, b"data")
         assert future.result(PATIENCE) == (0, b"data")
-        assert unique in made.session.server.running
+        assert unique in made.session.server.under_way()
         go.set()
         assert codec.out_header.unpack_from(made.receive()).unique == unique
     assert len(records) == 1  # None is no statfs

@@ -245,3 +245,51 @@ def test_a_written_piece_is_seen_without_a_copy() -> None:
 def test_destroy_is_answered() -> None:
     with kernel(Operations()) as made:
         assert made.error(Opcode.DESTROY) == 0
+
+
+# Answers and arguments that are those of the request before
+
+
+def _sizes(made: Kernel, answers: list[Any]) -> list[int]:
+    """The sizes that GETATTR tells, asked once for each answer; each reply is checked for its own unique."""
+    found = []
+    for _ in answers:
+        unique = made.tell(Opcode.GETATTR, codec.getattr_in.make())
+        reply = made.receive()
+        assert codec.out_header.unpack_from(reply) == (len(reply), 0, unique)
+        found.append(codec.attr_out.unpack_from(reply, 16).attr.size)
+    return found
+
+
+def test_each_reply_has_the_answer_of_its_own_request() -> None:
+    one, two = (codec.attr_out.make(attr=codec.attr.make(size=size)) for size in (1, 2))
+    answers = [one, one, two, one, codec.attr_out.build(two), one, two, two]
+    coming = iter(answers)
+    with kernel(with_methods({"getattr": lambda *words: next(coming)})) as made:
+        assert _sizes(made, answers) == [1, 1, 2, 1, 2, 1, 2, 2]
+
+
+def test_an_answer_that_changes_is_sent_as_it_has_become() -> None:
+    attr = list(codec.attr.make(size=1))
+    answer = (0, 0, 0, attr)
+
+    def getattr(*words: object) -> Any:
+        attr[1] += 1
+        return answer
+
+    with kernel(with_methods({"getattr": getattr})) as made:
+        assert _sizes(made, [None, None, None]) == [2, 3, 4]
+
+
+def test_each_request_has_its_own_arguments() -> None:
+    seen: list[Any] = []
+
+    def open_(request: Any, arg: codec.OpenIn) -> codec.OpenOut:
+        seen.append(arg)
+        return codec.open_out.make()
+
+    asked = [codec.open_in.make(flags=flags) for flags in (0, 0, 1, 2, 0)]
+    with kernel(with_methods({"open": open_})) as made:
+        for each in asked:
+            assert made.error(Opcode.OPEN, each) == 0
+    assert seen == asked

@@ -237,7 +237,7 @@ def test_the_end_wakes_methods_that_sleep(kind: str) -> None:
     made.tell(Opcode.GETATTR, GETATTR)
     assert sleeping.entered.wait(PATIENCE)
     made.close()
-    assert not made.session.server.running
+    assert not made.session.server.under_way()
 
 
 @pytest.fixture
