@@ -21,6 +21,7 @@ ssize_t listxattr(const char *path, void *list, size_t size);
 int mount(const char *source, const char *target, const char *type, unsigned long flags, const void *data);
 long ptrace(int request, int pid, void *address, void *data);
 ssize_t read(int fd, void *buffer, size_t size);
+long syscall(long number, long first, long second, long third);
 """)
 libc: Any = ffi.dlopen(None)
 NULL = ffi.NULL
