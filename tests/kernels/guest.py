@@ -26,7 +26,11 @@ _MOUNTS = (
     ("proc", "/proc"), ("sysfs", "/sys"), ("devtmpfs", "/dev"), ("tmpfs", "/mnt"),
     ("fusectl", "/sys/fs/fuse/connections"),
 )  # fmt: skip
-_REBOOT_OFF, _FINIT_MODULE = 0x4321_FEDC, {"x86_64": 313, "s390x": 344}
+#: numbers of system calls that no function of Python's or of libc's stands for
+_FINIT_MODULE = {"x86_64": 313, "s390x": 344}
+_REBOOT = {"x86_64": 169, "s390x": 88}
+#: reboot(2)
+_MAGIC, _POWER_OFF = (0xFEE1_DEAD, 0x2812_1969), 0x4321_FEDC
 
 
 def tell(word: str, found: Any) -> None:
@@ -72,30 +76,40 @@ def suite() -> None:
     tell("end", None)
 
 
+def _system_call(number: int, *arguments: int | bytes) -> None:
+    """Make a system call, of cffi's C part alone, as the suite does. Raises OSError."""
+    from perfused._libc_cffi import ffi
+
+    given = [ffi.cast("long", each) if isinstance(each, int) else ffi.new("char[]", each) for each in arguments]
+    if ffi.dlopen(None).syscall(number, *given) < 0:
+        raise OSError(ffi.errno, os.strerror(ffi.errno))
+
+
 def prepare() -> None:
     """Mount what a Linux has mounted, and insert the modules that lie beside this file."""
-    import ctypes
+    from perfused import libc
 
-    system = ctypes.CDLL(None, use_errno=True)
-    number = _FINIT_MODULE[os.uname().machine]
     for module in json.loads((HERE / "options.json").read_text())["modules"]:
         fd = os.open(module, os.O_RDONLY)
-        if system.syscall(number, fd, b"", 0) < 0:
-            tell("problem", f"{module}: {os.strerror(ctypes.get_errno())}")
+        try:
+            _system_call(_FINIT_MODULE[os.uname().machine], fd, b"", 0)
+        except OSError as bad:
+            tell("problem", f"{module}: {bad.strerror}")
         os.close(fd)
     for kind, where in _MOUNTS:
-        if system.mount(kind.encode(), where.encode(), kind.encode(), 0, None) < 0 and kind == "tmpfs":
-            tell("problem", f"mount {where}: {os.strerror(ctypes.get_errno())}")
+        try:
+            libc.mount(kind.encode(), where.encode(), kind.encode(), 0, None)
+        except OSError as bad:
+            if kind == "tmpfs":
+                tell("problem", f"mount {where}: {bad.strerror}")
     os.environ["TMPDIR"] = "/mnt"
     os.environ["PATH"] = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
 
 
 def switch_off() -> None:
     """End the guest."""
-    import ctypes
-
     os.sync()
-    ctypes.CDLL(None).reboot(ctypes.c_int(_REBOOT_OFF))
+    _system_call(_REBOOT[os.uname().machine], *_MAGIC, _POWER_OFF, 0)
 
 
 def first_process() -> None:
