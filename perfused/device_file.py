@@ -70,7 +70,7 @@ def frame_size() -> int:
 
     A buffer of a client's may begin anywhere in a page, and its heads stand in pages of their own.
     """
-    pages = kernel.largest_frame() // PAGE - 1
+    pages = kernel.max_pages()
     return (1 << max(pages - 2, 1).bit_length() - 1) * PAGE + FRAME_OVERHEAD
 
 
@@ -313,7 +313,7 @@ class DeviceFile:
         return codec.init_out.pack(*codec.init_out.make(
             major=offered.major, minor=min(offered.minor, 45), max_readahead=0, flags=_INIT & offered.flags,
             max_background=12, congestion_threshold=9, max_write=self.max_write, time_gran=1,
-            max_pages=min(kernel.largest_frame() // PAGE - 1, 65_535),
+            max_pages=min(kernel.max_pages(), 65_535),
         ))  # fmt: skip
 
     def _released(self, handle: int) -> None:

@@ -16,6 +16,9 @@ DEVICE = "/dev/fuse"
 DEVICE_MAJOR, DEVICE_MINOR = 10, 229
 MAX_PAGES_LIMIT = "/proc/sys/fs/fuse/max_pages_limit"
 PAGE = 4096
+#: Payload of a packet that a unix socket carries, a page for heads beside it: memory for it comes in one piece of 4 MiB
+#: at most (KMALLOC_MAX_SIZE; measured on 6.18: 4,263,616 bytes with the heads), and a larger one is ENOBUFS.
+LARGEST_PACKET = 4 << 20
 
 #: how often a mount point that is moved about meanwhile is looked for anew
 UNMOUNT_ATTEMPTS = 16
@@ -101,14 +104,19 @@ def is_device(fd: int) -> bool:
     return stat.S_ISCHR(found.st_mode) and found.st_rdev == os.makedev(DEVICE_MAJOR, DEVICE_MINOR)
 
 
-def largest_frame() -> int:
-    """Bytes that the kernel's largest request or reply may take: max_pages_limit pages and a page for its heads."""
+def max_pages() -> int:
+    """Pages of the kernel's largest READ or WRITE: /proc/sys/fs/fuse/max_pages_limit, since Linux 6.13; 256 before."""
     try:
         with open(MAX_PAGES_LIMIT) as limit:
-            pages = int(limit.read())
+            return int(limit.read())
     except (OSError, ValueError):
-        pages = 256
-    return (pages + 1) * PAGE
+        return 256
+
+
+def largest_frame() -> int:
+    """Bytes of the largest frame that a socket carries: as many pages as the kernel's largest request has, and a page
+    for its heads; but no more than the kernel can keep a packet of (`LARGEST_PACKET`)."""
+    return (min(max_pages(), LARGEST_PACKET // PAGE) + 1) * PAGE
 
 
 def mount(device: int, options: Options) -> tuple[int, int]:

@@ -46,8 +46,12 @@ def init_reply(flags: int = 0, **fields: int) -> bytes:
 class Scripted:
     """`handlers[opcode]` answers; what is not in it is answered by DEFAULTS, then ENOSYS."""
 
-    def __init__(self, handlers: dict[int, Handler] | None = None, *, flags: int = 0, minor: int = 45) -> None:
+    def __init__(
+        self, handlers: dict[int, Handler] | None = None, *, flags: int = 0, minor: int = 45, room: int = 2 << 20
+    ) -> None:
         self.handlers = dict(handlers or {})
+        #: bytes that each read(2) of the device has room for
+        self.room = room
         self.flags, self.minor = flags, minor
         self.frames: list[tuple[bytes, int | None]] = []
         self.opcodes: dict[int, int] = {}
@@ -85,7 +89,7 @@ class Scripted:
             while True:
                 self.reading.wait()
                 try:
-                    frame = os.read(self.fd, 2 << 20)
+                    frame = os.read(self.fd, self.room)
                 except OSError:
                     return
                 if not frame:

@@ -209,7 +209,7 @@ def test_the_last_close_is_the_end(kernel: Kernel) -> None:
 
 @pytest.mark.parametrize("limit", [8, 64, 255, 256, 257, 1024])
 def test_a_frame_fits_one_read_wherever_its_buffer_begins(monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
-    monkeypatch.setattr("perfused.kernel.largest_frame", lambda: (limit + 1) * 4096)
+    monkeypatch.setattr("perfused.kernel.max_pages", lambda: limit)
     payload = device_file.frame_size() - 4096
     assert payload & (payload - 1) == 0
     assert payload <= (limit - 2) * 4096 < 2 * payload + 8192
