@@ -31,19 +31,10 @@ def leads_to_device(where: Place, path: bytes, directory: int) -> bool:
         os.close(found)
 
 
-def open_device(endpoint: Endpoint, program: str, strict: bool) -> Outcome:
-    """A device: {"endpoint"}, its descriptor, and the connection where that has to be kept.
-
-    Unless `strict`, a daemon without the device endpoint is asked for a socket.
-    """
+def open_device(endpoint: Endpoint, program: str) -> Outcome:
+    """A device: {"endpoint"}, its descriptor, and the connection where that has to be kept."""
     connection = connect_or_start()
-    try:
-        fd, given = hello(connection, endpoint, program)
-    except PerfuseError as bad:
-        if strict or endpoint is not Endpoint.DEVICE or bad.errno != errno.EOPNOTSUPP:
-            raise
-        connection = connect_or_start()
-        fd, given = hello(connection, Endpoint.SOCKET, program)
+    fd, given = hello(connection, endpoint, program)
     private = not connection.getpeername()
     kept = () if given is Endpoint.SOCKET and not private else (connection.fileno(),)
     # The caller sends them on; this process ends then, and with it what is not kept.

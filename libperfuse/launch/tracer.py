@@ -11,25 +11,22 @@ import re
 import select
 import signal
 import socket
-import struct
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from typing import Any, NamedTuple
 
 from libperfuse.launch import errands, tracee
-from libperfuse.launch.books import At, Books, Device, key_of, lineage, placeholder
+from libperfuse.launch.books import At, Books, Device, key_of, lineage
 from libperfuse.launch.choose import Choice, choose
 from libperfuse.launch.contexts import Contexts
 from libperfuse.launch.envoy import Envoy, Outcome, outcome, send_out
 from libperfuse.launch.errands import Wish
-from libperfuse.launch.filter import OPEN_MASK, OPEN_WANTED
 from libperfuse.launch.ioctls import Ioctls
 from libperfuse.launch.notify import Listener, Stopped
+from libperfuse.launch.opens import Opens
 from wire.control import Endpoint
 
-_DEVICE = b"/dev/fuse"
-_AT_FDCWD = -100
 _FSTYPE = re.compile(rb"(fuse|fuseblk)(\..*)?\Z|perfuse\|", re.DOTALL)
 _FD = re.compile(rb"(?:^|,)fd=(\d{1,9})(?=,|\Z)")
 #: MS_REMOUNT, MS_BIND, MS_MOVE, and the four of propagation: these are about mounts that are there
@@ -38,8 +35,6 @@ _MAGIC, _MAGIC_MASK = 0xC0ED_0000, 0xFFFF_0000
 _MNT_EXPIRE = 4
 #: without these the kernel mounts nothing
 _NEEDED = (b"rootmode=", b"user_id=", b"group_id=")
-#: RESOLVE_BENEATH, RESOLVE_IN_ROOT: no absolute path is what it says
-_RESOLVE_ELSEWHERE = 0x08 | 0x10
 #: ms after which the threads whose envoys are out are looked at: they may have been killed
 _LOOK = 1000
 
@@ -65,17 +60,18 @@ class Tracer:
         self._verbose = verbose
         self._poll = select.poll()
         self._waiting: dict[int, _Out] = {}
-        contexts = Contexts(self)
         self._calls: dict[str, Callable[[Stopped], None]] = {
-            "open": lambda call: self._open(call, _AT_FDCWD, call.args[0], call.args[1]),
-            "openat": lambda call: self._open(call, call.args[0], call.args[1], call.args[2]),
-            "openat2": self._openat2,
             "mount": self._mount,
             "umount": lambda call: self._umount(call, 0),
             "umount2": lambda call: self._umount(call, call.args[1]),
             "ioctl": Ioctls(self).stopped,
-            **contexts.calls,
+            **Opens(self).calls,
+            **Contexts(self).calls,
         }
+
+    def choice(self, pid: int, name: str) -> Choice:
+        """The endpoint for a process that runs `name`."""
+        return Choice(self._endpoint, "as asked for") if self._endpoint is not None else choose(pid, name)
 
     def watch(self, fd: int) -> None:
         """Have `run` return whenever `fd` is readable."""
@@ -199,85 +195,10 @@ class Tracer:
             self.listener.give(call.cookie, -code)
         return bool(code)
 
-    # -- open ------------------------------------------------------------------------------------------------------
-
-    def _open(self, call: Stopped, directory: int, path_at: int, flags: int) -> None:
-        path = tracee.text(call.tid, path_at)
-        if path.rpartition(b"/")[2] != b"fuse" or flags & (os.O_PATH | os.O_DIRECTORY):
-            self.listener.let_go(call.cookie)
-            return
-        pid, parent = tracee.process_of(tracee.status(call.tid))
-        name = tracee.program(pid)
-        served = parent if name.startswith("fusermount") else pid
-        name = tracee.program(served)
-        if not self.listener.valid(call.cookie):
-            return
-        later = self.books.mounted_by(pid) is not None
-        if later and path == _DEVICE:
-            self._give_later(call, pid, flags)
-            return
-        choice = Choice(self._endpoint, "as asked for") if self._endpoint is not None else choose(served, name)
-        opening = partial(errands.open_device, choice.endpoint, name, self._endpoint is not None)
-        if path == _DEVICE:
-            self.send(call, lambda _: opening(), partial(self._opened, call, pid, name, flags, choice))
-            return
-        start = _directory(call, directory)
-
-        def work(where: tracee.Place) -> Outcome:
-            if not errands.leads_to_device(where, path, start):
-                return {"other": True}, ()
-            return ({}, ()) if later else opening()
-
-        def done(facts: dict[str, Any], fds: list[int]) -> None:
-            if facts.get("other"):
-                self.listener.let_go(call.cookie)
-            elif later:
-                self._give_later(call, pid, flags)
-            else:
-                self._opened(call, pid, name, flags, choice, facts, fds)
-
-        self.send(call, work, done, *([start] if start >= 0 else []))
-
-    def _openat2(self, call: Stopped) -> None:
-        flags, _, how = struct.unpack("=3Q", tracee.read(call.tid, call.args[2], 24))
-        if flags & OPEN_MASK != OPEN_WANTED or how & _RESOLVE_ELSEWHERE or call.args[3] < 24:
-            self.listener.let_go(call.cookie)
-        else:
-            self._open(call, call.args[0], call.args[1], flags)
-
-    def _give_later(self, call: Stopped, pid: int, flags: int) -> None:
-        """A process that has its mount opens the device once more: to clone it, or else to mount a second time. Which,
-        and so what it gets, the next call tells."""
-        fd = placeholder()
-        try:
-            key = key_of(fd)
-            number = self.listener.give_descriptor(call.cookie, fd, bool(flags & os.O_CLOEXEC))
-            if number >= 0 and key is not None:
-                self.books.enter(Device(key, Endpoint.ANY, tracee.program(pid), pid, number, later=True))
-        finally:
-            os.close(fd)
-
-    def _opened(
-        self, call: Stopped, pid: int, name: str, flags: int, choice: Choice, facts: dict[str, Any], fds: list[int]
-    ) -> None:
-        if self.refused(call, facts, f"{name}[{pid}]: no device"):
-            return
-        fd, *rest = fds
-        connection = socket.socket(fileno=rest[0]) if rest else None
-        try:
-            os.set_blocking(fd, not flags & os.O_NONBLOCK)
-            key, endpoint = key_of(fd), Endpoint(facts["endpoint"])
-            assert key is not None
-            device = Device(key, endpoint, name, pid, -1, connection)
-            # Entered first: the program's next call may come before ours is back.
-            self.books.enter(device)
-            device.number = self.listener.give_descriptor(call.cookie, fd, bool(flags & os.O_CLOEXEC))
-            if device.number < 0:
-                self.books.strike(device)
-            elif self._verbose:
-                self._say(f"{name}[{pid}]: endpoint {endpoint.name.lower()}: {choice.reason}")
-        finally:
-            os.close(fd)
+    def report(self, line: str) -> None:
+        """Tell people, if they want to know all."""
+        if self._verbose:
+            self._say(line)
 
     # -- mount -----------------------------------------------------------------------------------------------------
 
@@ -337,8 +258,7 @@ class Tracer:
         fds = [fd, *([wish.directory] if wish.directory >= 0 else [])]
         done = partial(self._mounted, call, device, number, wish)
         if device.later:
-            choice = Choice(self._endpoint, "") if self._endpoint is not None else choose(device.pid, device.program)
-            work = partial(errands.open_device, choice.endpoint, device.program, self._endpoint is not None)
+            work = partial(errands.open_device, self.choice(device.pid, device.program).endpoint, device.program)
             self.send(call, lambda where: _mount_new(where, wish, *work()), done, *fds)
         else:
             connection = device.connection
@@ -409,11 +329,6 @@ class Tracer:
             self.listener.let_go(call.cookie)
 
         self.send(call, lambda where: errands.unmount(where, path, flags, ours), done)
-
-
-def _directory(call: Stopped, number: int) -> int:
-    """A duplicate of the directory that a call's path starts from; -1 for the working directory. Raises OSError."""
-    return -1 if number & 0xFFFF_FFFF == _AT_FDCWD & 0xFFFF_FFFF else tracee.descriptor(call.tid, number & 0xFFFF_FFFF)
 
 
 def _at(at: At, endpoint: Endpoint = Endpoint.ANY, fds: tuple[int, ...] = ()) -> Outcome:
