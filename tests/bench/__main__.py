@@ -117,9 +117,17 @@ def quick(field: Field, noise: Noise) -> None:
     print("\n".join(f"not measured: {name}: {why}" for name, why in missing.items()))
 
 
+def interrupted(number: int, frame: object) -> None:
+    """End, and let nothing disturb the end."""
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
 def main() -> None:
     """All, or what `--quick` asks for. Ctrl-C and SIGTERM take everything away again."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGINT, interrupted)  # set even where a shell has it ignored, as for what runs in background
+    signal.signal(signal.SIGTERM, interrupted)
     begun = time.monotonic()
     if not CONNECTIONS.is_mount():
         subprocess.run(["mount", "-t", "fusectl", "none", CONNECTIONS], check=False)

@@ -109,11 +109,14 @@ def client(place: Path, work: Work) -> Turn:
 
 
 def _again(turn: Turn, mounted: Mounted, into: Figures | None) -> None:
-    """Do one turn and note it, and once more where it fails; NotMeasured where it fails twice."""
+    """Do one turn and note it, and once more where it fails; NotMeasured, of the first time, where it fails twice."""
     try:
         one(turn, mounted, into)
-    except NotMeasured:
-        one(turn, mounted, into)
+    except NotMeasured as first:
+        try:
+            one(turn, mounted, into)
+        except NotMeasured:
+            raise first from None
 
 
 def one(turn: Turn, mounted: Mounted, into: Figures | None) -> None:
