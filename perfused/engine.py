@@ -16,7 +16,6 @@ from perfused.states import (
     FH,
     KILLED_KEPT,
     LATE_KEPT,
-    LEN,
     MAX_ERRNO,
     NODEID,
     OPCODE,
@@ -266,30 +265,28 @@ class Engine:
         self.emit(Negotiated(terms, notes))
         return out
 
-    def rejected(self, frame: Buffer, code: int, opcode: int = 0) -> bytes | None:
-        """The kernel took `frame`, an answer to `opcode`, with errno `code`: what to write instead, or None.
+    def rejected(self, head: Head | None, frame: memoryview, size: int, code: int) -> bytes | None:
+        """The kernel took `frame`, the answer to `head` or a notification, with errno `code`: what to write instead.
 
-        ENOENT: the request is gone (interrupted, or aborted). EINVAL: it looked good to us, not to the kernel, which
-        may have consumed the request with it or not (measured on 6.18); where it has not, EIO answers it.
+        ENOENT: the request is gone (interrupted, or aborted). EINVAL: something is wrong with it, and the kernel may
+        have ended the request with EIO itself or not (measured on 6.18); where it has not, EIO answers it.
         """
-        length, error, unique = OUT.unpack_from(frame)
-        if unique == 0:
+        if head is None:
             # ENOENT only says that the kernel no longer knows the node.
             self.counters.bad_notifications += code == errno.EINVAL
             return None
         if code != errno.EINVAL:
             self.counters.gone += 1
             return None
-        self.counters.bad_replies += 1
-        detail = f"the kernel refused a reply of {length} bytes with error {error}: Invalid argument"
-        self.emit(PeerFault(opcode, unique, "payload", detail, True))
-        return negotiate.refusal(unique, -errno.EIO)
+        length, error, _ = OUT.unpack_from(frame)
+        sentence = f"the kernel refused a reply of {length} bytes with error {error}: Invalid argument"
+        return self._bad(head, *(self._fault(head, length, error, frame, size) or ("payload", sentence)))
 
-    def unsendable(self, head: Head, why: str) -> bytes | None:
-        """The filesystem's socket does not take this request: answer it EIO, where it owes an answer."""
+    def unsendable(self, head: Head, length: int, why: str) -> bytes | None:
+        """The filesystem's socket does not take this request of `length` bytes: answer EIO, where it owes an answer."""
         if self.inflight.pop(head[UNIQUE], None) is None:
             return None
-        self.emit(PeerFault(head[OPCODE], head[UNIQUE], "len", f"a request of {head[LEN]} bytes {why}", True))
+        self.emit(PeerFault(head[OPCODE], head[UNIQUE], "len", f"a request of {length} bytes {why}", True))
         refusal = negotiate.refusal(head[UNIQUE], -errno.EIO)
         self._tell(head, -errno.EIO, refusal)
         return refusal

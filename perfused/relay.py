@@ -18,7 +18,7 @@ from io import FileIO
 from perfused.device_file import DeviceFile
 from perfused.engine import Engine
 from perfused.negotiate import OUT_HEADER
-from perfused.states import HEAD, MAX_ERRNO, OPCODE, OUT, SIZE, SLOTS, UNIQUE, Buffer
+from perfused.states import HEAD, OPCODE, OUT, SLOTS, UNIQUE, Buffer, Head
 
 #: Errors of read(2) on /dev/fuse after which reading goes on: interrupted; the request was taken back meanwhile.
 RETRY = frozenset({errno.EINTR, errno.EAGAIN, errno.ENOENT})
@@ -137,7 +137,6 @@ class Relay:
             opcode = head[OPCODE]
             if opcode > _LAST:
                 opcode = _LAST
-            counts[opcode] += 1
             hook = hooks[opcode]
             frame: Buffer = frames[size] if size < SMALL else view[:size]
             if hook is None:
@@ -145,6 +144,7 @@ class Relay:
             else:
                 changed = hook(head, frame)
                 if changed is None:
+                    counts[opcode] += 1
                     continue
                 frame = changed
             try:
@@ -157,11 +157,13 @@ class Relay:
                         continue
                     problem = again
                 if problem.errno == errno.EMSGSIZE or problem.errno in SHORTAGE:
-                    refusal = engine.unsendable(head, TOO_LARGE if problem.errno == errno.EMSGSIZE else NO_MEMORY)
+                    refusal = engine.unsendable(head, size, TOO_LARGE if problem.errno == errno.EMSGSIZE else NO_MEMORY)
                     if refusal:
                         self._write(refusal)
                     continue
                 return _filesystem_gone(problem)
+            # What can wait until the request is on its way does.
+            counts[opcode] += 1
 
     def _send_again(self, frame: Buffer) -> OSError | None:
         """Send a request for which the kernel had no memory; None when it is sent, else why it is not."""
@@ -178,13 +180,14 @@ class Relay:
         return bad
 
     def _filesystem_to_kernel(self) -> str:
+        """Replies are looked at by the kernel, which judges all of them anyway; the engine explains what it refuses."""
         engine = self.engine
-        target, unpack, tell = self._from_filesystem, OUT.unpack_from, self._tell
+        target, tell = self._from_filesystem, self._tell
         receive, write = self.receive, self._kernel.write
-        take, hooks, expected = engine.inflight.pop, engine.on_reply, engine.expected
-        errors = engine.counters.errors
+        take, hooks, errors = engine.inflight.pop, engine.on_reply, engine.counters.errors
+        view, frames = memoryview(target), Frames(target)
+        error_of, unique_of = view[:OUT_HEADER].cast("i"), view[:OUT_HEADER].cast("Q")
         capacity = len(target) - 1
-        view, frames = memoryview(target)[:capacity], Frames(target)
         while True:
             try:
                 size = receive(target)
@@ -197,55 +200,54 @@ class Relay:
             if size < OUT_HEADER:
                 if not size and isinstance(self.sock, socket.socket) and _hung_up(self.sock):
                     return CLOSED
-                self._hand(engine.reply(None, 0, 0, 0, view[:size], size))
+                engine.reply(None, 0, 0, 0, view[:size], size)
                 if tell:
                     tell(errno.EINVAL)
                 continue
-            length, error, unique = unpack(target)
+            unique = unique_of[1]
             head = take(unique, None)
             frame = frames[size] if size < SMALL else view[:size]
-            if head is not None and length == size <= capacity:
+            if head is not None:
                 opcode = head[OPCODE]
                 if opcode > _LAST:
                     opcode = _LAST
                 if hooks[opcode] is None:
-                    want = expected[opcode]
-                    if error:
-                        good = size == OUT_HEADER and -MAX_ERRNO <= error < 0
-                        errors[opcode] += good
-                    else:
-                        good = want == size or (want == -1 and size - OUT_HEADER <= head[SIZE])
-                    if good:
-                        try:
-                            write(frame)
-                        except OSError as bad:
-                            self._refused(frame, bad.errno or 0, opcode)
+                    try:
+                        write(frame)
+                    except OSError as bad:
+                        self._refused(head, view[: min(size, capacity)], size, bad.errno or 0)
                         continue
+                    if error_of[1]:
+                        errors[opcode] += 1
+                    continue
+            length, error, _ = OUT.unpack_from(target)
             faults = engine.counters.faults() if tell else 0
-            answer = engine.reply(head, length, error, unique, frame, size)
+            answer = engine.reply(head, length, error, unique, view[: min(size, capacity)], size)
             if tell and engine.counters.faults() != faults:
                 tell(errno.ENOENT if head is None and unique and length == size else errno.EINVAL)
             if answer is not None:
                 if unique:
-                    self._hand(answer, head[OPCODE] if head is not None else 0)
+                    self._hand(answer, head)
                 else:
                     self._notify(answer)
 
-    def _hand(self, frame: Buffer | None, opcode: int = 0) -> None:
+    def _hand(self, frame: Buffer, head: Head | None) -> None:
         """Write a frame to the kernel; one it refuses is answered by what the engine says."""
-        if frame is None:
-            return
         try:
             self._kernel.write(frame)
         except OSError as bad:
-            self._refused(frame, bad.errno or 0, opcode)
+            self._refused(head, memoryview(frame), len(frame), bad.errno or 0)
 
-    def _refused(self, frame: Buffer, code: int, opcode: int) -> None:
-        if self._tell and opcode:
+    def _refused(self, head: Head | None, frame: memoryview, size: int, code: int) -> None:
+        if self._tell and head is not None:
             self._tell(code)
-        instead = self.engine.rejected(frame, code, opcode)
+        instead = self.engine.rejected(head, frame, size, code)
         if instead is not None:
-            self._write(instead)
+            try:
+                self._kernel.write(instead)
+            except OSError:
+                # The kernel has ended the request with its own EIO.
+                return
 
     def _write(self, frame: Buffer) -> None:
         """Write an answer of ours; the kernel not wanting it any more is no news."""
@@ -283,7 +285,7 @@ class Relay:
             with self._notices_moved:
                 self._notices_moved.wait_for(lambda: notices)
                 frame = notices.popleft()
-            self._hand(frame)
+            self._hand(frame, None)
             with self._notices_moved:
                 self._notice_bytes -= len(frame) + NOTICE_COST
                 self._notices_stuck = False

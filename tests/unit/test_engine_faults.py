@@ -4,10 +4,10 @@ import errno
 import struct
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from perfused.states import OPCODE, SIZE, SLOTS, PeerFault, slot
+from perfused.states import SLOTS, PeerFault, slot
 from tests.unit.engine_support import ALL_ONES, ANSWER, DEVICE, RESEND, Rig, answer, ask, eio, getxattr_in, read_in
 from tests.unit.wire_strategies import THOROUGH
 from wire.opcodes import OPCODES, Opcode, ReplyRule
@@ -128,16 +128,28 @@ def test_a_control_frame_on_a_mounted_device_is_dropped_and_called_that() -> Non
 # -- what the kernel, or the socket, refuses ---------------------------------------------------------------------------
 
 
+def refused(rig: Rig, packet: bytes, code: int, request: bytes = LOOKUP) -> bytes | None:
+    """What is written instead of an answer to `request` that the kernel refused with `code`."""
+    rig.request(request)
+    return rig.engine.rejected(rig.engine.inflight.pop(2), memoryview(packet), len(packet), code)
+
+
 def test_a_reply_the_kernel_cannot_take_is_answered_eio_instead() -> None:
     rig = Rig()
-    assert rig.engine.rejected(answer(bytes(128)), errno.EINVAL) == eio()
+    assert refused(rig, answer(bytes(128)), errno.EINVAL) == eio()
     assert rig.fault()[1:3] == (2, "payload")
     assert rig.engine.counters.bad_replies == 1
 
 
+def test_what_is_wrong_with_a_reply_the_kernel_refused_is_named() -> None:
+    rig = Rig()
+    assert refused(rig, answer(bytes(120)), errno.EINVAL) == eio()
+    assert rig.fault().detail == "the reply has 120 bytes after its header, it must have 128"
+
+
 def test_a_reply_the_kernel_no_longer_wants_is_counted_alone() -> None:
     rig = Rig()
-    assert rig.engine.rejected(answer(bytes(128)), errno.ENOENT) is None
+    assert refused(rig, answer(bytes(128)), errno.ENOENT) is None
     assert rig.engine.counters.gone == 1
     assert rig.events == []
 
@@ -145,21 +157,22 @@ def test_a_reply_the_kernel_no_longer_wants_is_counted_alone() -> None:
 @pytest.mark.parametrize(("code", "bad"), [(errno.EINVAL, 1), (errno.ENOENT, 0)])
 def test_a_notification_the_kernel_refuses_is_answered_by_nothing(code: int, bad: int) -> None:
     rig = Rig()
-    assert rig.engine.rejected(answer(bytes(24), error=2, unique=0), code) is None
+    notification = memoryview(answer(bytes(24), error=2, unique=0))
+    assert rig.engine.rejected(None, notification, len(notification), code) is None
     assert rig.engine.counters.bad_notifications == bad
 
 
 def test_a_request_that_does_not_fit_the_socket_is_answered_eio() -> None:
     rig = Rig()
     rig.request(LOOKUP)
-    assert rig.engine.unsendable(rig.engine.inflight[2], "does not fit the device") == eio()
+    assert rig.engine.unsendable(rig.engine.inflight[2], 48, "does not fit the device") == eio()
     assert rig.fault()[:3] == (Opcode.LOOKUP, 2, "len")
     assert rig.engine.inflight == {}
 
 
 def test_a_request_that_does_not_fit_and_owes_no_reply_is_answered_by_nothing() -> None:
     rig = Rig()
-    assert rig.engine.unsendable((48, Opcode.FORGET, 2, 1, 0, 0, 0, 0, 0, 1, 0, 0), "") is None
+    assert rig.engine.unsendable((Opcode.FORGET, 2, 1, 0, 0, 1, 0), 48, "") is None
     assert rig.events == []
 
 
@@ -213,16 +226,7 @@ def test_no_packet_raises_while_init_is_with_the_filesystem(sent: list[bytes]) -
     assert len(rig.engine.inflight) <= 1
 
 
-# -- the relay's own check ---------------------------------------------------------------------------------------------
-
-
-def relay_accepts(rig: Rig, head: tuple[int, ...], length: int, error: int, size: int, capacity: int) -> bool:
-    """The condition under which perfused/relay.py writes a reply without asking the engine."""
-    if error or not length == size <= capacity:
-        return False
-    at = slot(head[OPCODE])
-    want = rig.engine.expected[at]
-    return rig.engine.on_reply[at] is None and (want == size or (want == -1 and size - 16 <= head[SIZE]))
+# -- replies judged before the kernel sees them, and after -----------------------------------------------------------
 
 
 @THOROUGH
@@ -235,19 +239,20 @@ def relay_accepts(rig: Rig, head: tuple[int, ...], length: int, error: int, size
     lie=st.one_of(st.just(0), st.integers(-3, 3)),
     cut=st.one_of(st.just(0), st.integers(0, 8)),
 )
-def test_the_relay_writes_by_itself_exactly_what_the_engine_passes_unchanged(
+def test_a_fault_has_one_name_whether_the_engine_finds_it_or_the_kernel_does(
     opcode: int, minor: int, body: int, asked: int, error: int, lie: int, cut: int
 ) -> None:
-    rig = Rig(minor=minor)
-    head = (64, opcode, 2, 1, 0, 0, 0, 0, 0, asked, 0, asked)
+    """Replies pass through the engine where they are watched; else it sees those alone that the kernel refused."""
+    watched, plain = Rig(minor=minor), Rig(minor=minor)
+    head = (opcode, 2, 0, 0, 0, asked, asked)
     size = 16 + body
-    length = max(size + lie, 0)
-    frame = memoryview(answer(bytes(body), error, length=length))[: size - cut if size - cut >= 16 else size]
-    accepted = relay_accepts(rig, head, length, error, size, len(frame))
-    passed = rig.engine.reply(head, length, error, 2, frame, size)
-    unchanged = passed is frame and not rig.events and not error
-    bounded = rig.engine.expected[slot(opcode)] not in (-2, 0)
-    assert accepted == (unchanged and bounded)
+    frame = memoryview(answer(bytes(body), error, length=max(size + lie, 0)))
+    frame = frame[: size - cut if size - cut >= 16 else size]
+    passed = watched.engine.reply(head, max(size + lie, 0), error, 2, frame, size)
+    assume(passed is not frame)
+    assert plain.engine.rejected(head, frame, size, errno.EINVAL) == passed
+    assert plain.events == watched.events
+    assert plain.engine.counters.bad_replies == watched.engine.counters.bad_replies == 1
 
 
 def test_every_opcode_past_the_table_shares_its_last_entry() -> None:

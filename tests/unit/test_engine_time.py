@@ -257,7 +257,7 @@ def test_an_observer_sees_our_answer_to_a_request_that_does_not_fit() -> None:
     rig = Rig()
     watcher = watched(rig)
     rig.request(READ)
-    rig.engine.unsendable(rig.engine.inflight[6], "")
+    rig.engine.unsendable(rig.engine.inflight[6], 48, "")
     assert watcher.seen[1:] == [("reply", -errno.EIO, eio(6))]
 
 
