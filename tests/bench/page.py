@@ -34,13 +34,12 @@ WHAT_RELAY = """\
 The smallest filesystem in C (a root and one file of 1 MiB in memory, nothing cached): `C` on /dev/fuse; `C relay`
 behind the smallest relay in C over a socket (two threads, no look at any frame), the floor for `socket`; `socket`,
 `device` and `direct` behind perfused; `ring` is `socket` with requests that come over io_uring. µs an operation, in
-brackets ÷ `C`."""
+brackets ÷ `C`. `requests` is how many an operation made at C; who was asked less or more often says how often."""
 WHAT_SERVERS = """\
 The same filesystem in Python, answers that never change made once where the binding lets them. `libperfuse` is its
 server on /dev/fuse with one thread, `4 threads` the same with four, `packed` with attributes kept as they are sent,
 `asyncio` with coroutines for methods, `socket` with one thread behind perfused; pyfuse3 has trio and one thread,
-mfusepy one thread. µs an operation, in brackets ÷ `C`. `requests` is how many an operation made at C; who was asked
-less or more often says how often."""
+mfusepy one thread. µs an operation, in brackets ÷ `C`."""
 WHAT_PARALLEL = "Operations a second of all clients together, a process each; in brackets ÷ `C`."
 WHAT_TREES = """\
 A directory of a tmpfs once more. `native` is the directory itself. `passthrough_ll` is libfuse's, and with an endpoint
@@ -213,7 +212,9 @@ def page(run: Run) -> str:
     micro = [each.words for each in (*works.UNCACHED, *works.CACHED) if each.clients == 1]
     small = {cores: run.found(cores, "small") for cores in (ONE, TWO)}
     trees = {cores: run.found(cores, "trees") for cores in (ONE, TWO)}
-    lines += _section("The relay", WHAT_RELAY, {c: figures(f, singles, RELAYS, who.C) for c, f in small.items()})
+    lines += _section(
+        "The relay", WHAT_RELAY, {c: figures(f, singles, RELAYS, who.C, requests=True) for c, f in small.items()}
+    )
     tables = {c: figures(f, singles, SERVERS, who.C, requests=True) for c, f in small.items()}
     lines += _section("The Python server", WHAT_SERVERS, tables)
     everybody = list(dict.fromkeys((*RELAYS, *SERVERS)))

@@ -141,8 +141,9 @@ def take_turns(
 ) -> Found:
     """Every contestant does every kind of work in every round, whoever began the last time goes last the next time.
 
-    The first round does not count where `warm`. At most about `seconds`, but LEAST rounds. Who fails twice at a work
-    is left out of it from then on, with the reason in `missing`. `between` is called after each round.
+    The first round does not count where `warm`. It takes at most about `seconds`, and up to twice that for the sake of
+    LEAST rounds; one is always done. Who fails twice at a work is left out of it from then on, with the reason in
+    `missing`. `between` is called after each round.
     """
     found: Found = {words: {name: Figures([], [], []) for name in contestants} for words in work}
     names, until = list(contestants), time.monotonic() + seconds
@@ -159,7 +160,8 @@ def take_turns(
                     del found[words][name]
         between()
         took = time.monotonic() - begun
-        if turn + 1 >= LEAST + warm and time.monotonic() + took > until:
+        limit = until if turn + 1 >= LEAST + warm else until + seconds
+        if turn >= warm and time.monotonic() + took > limit:
             break
     return found
 
