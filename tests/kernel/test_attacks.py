@@ -5,6 +5,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -204,7 +205,11 @@ def test_no_client_writes_lines_of_its_own_into_the_log(daemon: Daemon, place: P
     assert not any(line.startswith("perfused[1]") for line in daemon.log().splitlines())
 
 
-def test_a_descriptor_whose_last_close_waits_does_not_make_the_daemon_wait(daemon: Daemon, place: Path) -> None:
+def test_a_descriptor_whose_last_close_waits_does_not_make_the_daemon_wait(
+    daemons: Callable[..., Daemon], place: Path
+) -> None:
+    # Who exits in the middle of a close is let go after this many seconds.
+    daemon = daemons("[requests]\nkilled_grace = 1\n")
     body = """
         os.mkdir(sys.argv[1] + "/m"); asked = []
         fs = serve(sys.argv[1] + "/m", {Opcode.FLUSH: lambda fs, head, body: asked.append(1)})

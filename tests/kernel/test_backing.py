@@ -607,8 +607,10 @@ def test_a_user_does_not_get_at_another_users_mount(daemon: Daemon, mine: Path, 
     assert not registrars(daemon)
 
 
-def test_a_descriptor_whose_last_close_waits_holds_up_nobody_else(daemon: Daemon, mine: Path) -> None:
+def test_a_descriptor_whose_last_close_waits_holds_up_nobody_else(daemons: Callable[..., Daemon], mine: Path) -> None:
     """The registrar answers before it lets a descriptor go; where that waits, it is the registrar alone that does."""
+    # Who exits in the middle of a close is let go after this many seconds.
+    daemon = daemons("[requests]\nkilled_grace = 1\n")
     body = """
         fs = serve(sys.argv[1] + "/m", {Opcode.INIT: _init, Opcode.FLUSH: lambda *_: None})
         stuck = os.open(sys.argv[1] + "/m/file", os.O_RDWR)

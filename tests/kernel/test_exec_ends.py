@@ -162,13 +162,13 @@ def test_a_program_that_opens_files_all_the_time_serves_meanwhile(launcher: Laun
 
 
 def test_devices_that_are_closed_again_cost_the_tracer_nothing_for_good(launcher: Launcher) -> None:
-    program = launcher.serving("device", *("open /dev/fuse b", "close @0") * 1, "pause", "time 400 /dev/fuse", "pause")
+    program = launcher.serving("device", *("open /dev/fuse b", "close @0") * 1, "pause", "time 200 /dev/fuse", "pause")
     tracer = descendants(program.pid)[0]
     before = len(os.listdir(f"/proc/{tracer}/fd"))
     program.stdin.write("x")
     program.stdin.flush()
     assert "time" in program.stdout.readline()
-    assert len(os.listdir(f"/proc/{tracer}/fd")) < before + 150
+    assert len(os.listdir(f"/proc/{tracer}/fd")) < before + 75
     assert launcher.done(program, "x")[0] == 0
 
 

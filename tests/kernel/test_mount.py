@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from libperfuse import PerfuseError, perfuse_mount, perfuse_open, perfuse_unmount
+from libperfuse.connection import ask, connect
 from tests.kernel.conftest import ROOT, Daemon, eventually, fuse_mounts
 from tests.kernel.scripted import Scripted
 from wire import control
@@ -479,8 +480,10 @@ def test_a_mount_made_where_another_just_was_is_not_taken_for_it(daemon: Daemon,
         subprocess.run(["umount", target], check=True)
         again = daemon.rawfs(target)
         rawfs.wait(timeout=10)
-        daemon.ctl("mounts")
+        with connect() as connection:
+            ask(connection, {"op": "mounts"})
         (target / "still").write_text("here")
         assert (target / "still").read_text() == "here"
-        daemon.ctl("umount", target)
+        with connect() as connection:
+            ask(connection, {"op": "umount", "target": str(target)})
         again.wait(timeout=10)

@@ -29,6 +29,8 @@ def run(tmp_path: Path) -> Run:
             "pytest",
             "-p",
             "no:cacheprovider",
+            "-p",
+            "no:hypothesispytest",  # of no use here, and slower to start than all the rest
             "-rs",
             "--strict-markers",
             *options,
