@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, NoReturn
 from perfused import channel, config, device_file, libc, placing, worker
 from perfused.config import Config
 from perfused.device_file import DeviceFile
-from perfused.kernel import MountError, MountInfo
+from perfused.kernel import MountInfo
 from perfused.log import LOGGER
 from perfused.policy import Client
 from wire.control import Endpoint
@@ -33,6 +33,18 @@ class Job(NamedTuple):
     namespace: int
     channel: socket.socket
     debug: frozenset[str]
+
+    def plain(self) -> tuple[tuple[Any, ...], list[int]]:
+        """All but the settings and the channel, in types that `marshal` knows, and the descriptors beside them."""
+        fds = [self.connection.fileno(), *([self.namespace] if self.namespace >= 0 else [])]
+        return (tuple(self.client), self.debug), fds
+
+    @classmethod
+    def of_plain(cls, values: tuple[Any, ...], fds: list[int], config: Config, channel: socket.socket) -> "Job":
+        """What `plain` was made of."""
+        client, debug = values
+        namespace = fds[1] if len(fds) > 1 else -1
+        return cls(config, Client(*client), socket.socket(fileno=fds[0]), namespace, channel, debug)
 
 
 def frame_size(settings: Config) -> int:
@@ -78,9 +90,8 @@ def _serve(job: Job) -> int:
     poll = select.poll()
     for fd in (made.outer, job.channel.fileno(), ended):
         poll.register(fd, select.POLLIN)
-    home = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
     buffer = bytearray(file.max_frame)
-    own = _device_of(made.mount)
+    own = placing.device_of(made.mount)
     while True:
         for fd, _ in poll.poll():
             if fd == ended:
@@ -104,17 +115,10 @@ def _serve(job: Job) -> int:
                     return 0
                 mounted = _mount(job, message, own)
                 if mounted is None:
-                    if job.namespace >= 0:
-                        libc.setns(home, libc.CLONE_NEWNS)
                     continue
-                os.close(home)
                 os.set_blocking(made.outer, True)
+                del buffer
                 return worker.serve_mounted(*mounted, file)
-
-
-def _device_of(fd: int) -> tuple[int, int]:
-    found = libc.facts(fd)
-    return found.major, found.minor
 
 
 def _open(job: Job, made: device_file.Made) -> NoReturn:
@@ -122,7 +126,7 @@ def _open(job: Job, made: device_file.Made) -> NoReturn:
     try:
         os.close(made.outer)
         fd = device_file.open_in(made.mount)
-        channel.send(job.channel, {"opened": _device_of(fd)}, (fd,))
+        channel.send(job.channel, {"opened": placing.device_of(fd)}, (fd,))
     except OSError as bad:
         sentence = f"the device file cannot be opened: {bad.strerror}"
         channel.send(job.channel, {"failed": bad.errno or errno.EIO, "message": sentence})
@@ -133,16 +137,12 @@ def _open(job: Job, made: device_file.Made) -> NoReturn:
 def _mount(job: Job, message: dict[str, Any], own: tuple[int, int]) -> tuple[placing.Job, int, MountInfo] | None:
     """Take MOUNT from the client's connection and do it; None where it was refused, and the daemon told."""
     LOGGER.setLevel(message["level"])
+    mounting = placing.Job(
+        config.parse(message["config"], "perfused"), job.client, message["mine"], None, True, Endpoint.DEVICE,
+        job.connection, -1, job.namespace, job.channel, job.debug, message["trace"],
+    )  # fmt: skip
     try:
-        request, target = placing.take_mount(job.connection)
-        if _device_of(target) == own:
-            os.close(target)
-            raise MountError(errno.ELOOP, "the target is the very device that is to be mounted")
-        mounting = placing.Job(
-            config.parse(message["config"], "perfused"), job.client, message["mine"], request, True, Endpoint.DEVICE,
-            job.connection, -1, job.namespace, job.channel, job.debug, message["trace"],
-        )  # fmt: skip
-        return (mounting, *placing.perform(mounting, target))
+        return (mounting, *placing.perform_apart(mounting, own))
     except OSError as bad:
-        channel.send(job.channel, worker.failure(bad))
+        channel.send(job.channel, placing.failure(bad))
         return None

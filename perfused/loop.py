@@ -71,7 +71,20 @@ class Loop:
         fd, ended = self._children.pop(pid)
         self.unwatch(fd)
         os.close(fd)
+        self._reap_orphans()
         ended(status)
+
+    def _reap_orphans(self) -> None:
+        """Children that nobody watches: what an ended child of ours has left behind (PR_SET_CHILD_SUBREAPER)."""
+        while True:
+            try:
+                found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            except ChildProcessError:
+                return
+            if found is None or found.si_pid in self._children:
+                # One that is watched: its turn comes, and with it that of those behind it.
+                return
+            os.waitpid(found.si_pid, 0)
 
     def watch_signals(self, numbers: Iterable[int], call: Callable[[int], None]) -> None:
         """Call with the number of each signal that comes; nothing happens in the handler itself."""
@@ -111,3 +124,10 @@ class Loop:
             LOGGER.exception("internal error")
             if what is not None:
                 self.unwatch(what)
+
+
+def exit_text(code: int) -> str:
+    """How a process ended, from its exit code as os.waitstatus_to_exitcode has it."""
+    if code < 0:
+        return f"was killed by {signal.Signals(-code).name}"
+    return f"exited with status {code}"

@@ -33,8 +33,8 @@ class Daemon(Protocol):
     loop: Loop
     debug: frozenset[str]
 
-    def fork(self, keep: set[int], child: Callable[[], object]) -> int:
-        """Fork a process that keeps only these descriptors."""
+    #: start the process of a device: its pid and our end of the channel that its job has
+    spawn: Callable[[Callable[[socket.socket], early.Job]], tuple[int, socket.socket]]
 
     def worker_ended(self, made: Mounted, status: int) -> None:
         """A process that had been told to mount has ended."""
@@ -43,9 +43,9 @@ class Daemon(Protocol):
 class Opening:
     """One such device: its process, the channel to it, and what it is being mounted as."""
 
-    def __init__(self, loop: Loop, sock: socket.socket) -> None:
+    def __init__(self, loop: Loop, sock: socket.socket, pid: int) -> None:
         self.channel = sock
-        self.pid = 0
+        self.pid = pid
         #: "0:57", the device number of its file, once that is open
         self.device = ""
         self.made: Mounted | None = None
@@ -68,17 +68,15 @@ class Openings:
         daemon, clients = self._daemon, self._daemon.clients
         clients.release(peer)
         clients.pending.add(peer)
-        ours, theirs = channel.pair()
-        opening = peer.opening = Opening(daemon.loop, ours)
-        with theirs:
-            job = early.Job(daemon.config, peer.client, peer.sock, peer.namespace, theirs, daemon.debug)
-            keep = {theirs.fileno(), peer.sock.fileno(), peer.namespace}
-            try:
-                opening.pid = daemon.fork(keep, lambda: early.run(job))
-                daemon.loop.watch_child(opening.pid, partial(self._ended, peer, opening))
-            except OSError as bad:
-                self._refuse(peer, bad.errno or errno.EIO, f"no worker can be started: {bad.strerror}")
-                return
+        try:
+            pid, ours = daemon.spawn(
+                lambda theirs: early.Job(daemon.config, peer.client, peer.sock, peer.namespace, theirs, daemon.debug)
+            )
+            opening = peer.opening = Opening(daemon.loop, ours, pid)
+            daemon.loop.watch_child(pid, partial(self._ended, peer, opening))
+        except OSError as bad:
+            self._refuse(peer, bad.errno or errno.EIO, f"no worker can be started: {bad.strerror}")
+            return
         daemon.loop.watch(ours, partial(self._says, peer, opening))
         daemon.loop.later(PATIENCE, partial(self._late, peer, opening))
 

@@ -15,23 +15,23 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from perfused import answers, backing, channel, early, keeper, libc, log, notify_systemd, unmounting, worker
+from perfused import answers, backing, channel, early, keeper, libc, log, notify_systemd, unmounting
 from perfused.clients import Clients
 from perfused.config import Config, ConfigError
-from perfused.devices import BdiWatch
+from perfused.departures import Departures
 from perfused.kernel import find_mount, mounts
 from perfused.listener import Listener, Peer, credentials
 from perfused.log import LOGGER
-from perfused.loop import Loop
+from perfused.loop import Loop, exit_text
 from perfused.mounted import Mounted
 from perfused.namespaces import OURS
 from perfused.openings import Opening, Openings
 from perfused.placing import Job
+from perfused.spawner import Spawner, adopt_orphans, fork
+from perfused.stopping import Stopping
 from wire import control
 from wire.control import Endpoint, Mount, Request
 
-#: seconds, after stop_timeout, that workers get to end once they are killed
-KILL_ROUNDS = 3
 #: log lines a second about what one user is refused
 REFUSAL_LINES = 10
 
@@ -60,18 +60,23 @@ class Supervisor:
         self._numbers = 0
         #: channels of workers whose mount is over
         self._lingering: set[socket.socket] = set()
-        self._rounds = 0
-        self._abandoned = False
         self._lines = log.Limiter(REFUSAL_LINES)
-        self._stopping = False
+        self._stopping = Stopping(self)
         self.loop = Loop()
-        self.clients = Clients(self.loop, self.fork, lambda: len(self.mounted))
+        self.clients = Clients(self.loop, fork, lambda: len(self.mounted))
         self._openings = Openings(self)
         self.clients.listener = Listener(
             lambda: self.config, self.clients.opens, self.mount, self._asked, self._openings.start
         )
+        # Whatever is forked shares what there is by now, and collects no garbage in it.
+        gc.collect()
+        gc.freeze()
+        adopt_orphans()
         self._keeper_pid, self._keeper = keeper.start()
-        self._bdi: BdiWatch | None = None
+        self._spawner = Spawner(self.loop, lambda: self.config)
+        #: start the process of a mount, or of a device that is a file
+        self.spawn = self._spawner.spawn
+        self._departures = Departures(self.loop, self.mounted)
 
     def _asked(self, peer: Peer, request: Request) -> None:
         answers.answer(self, peer, request)
@@ -91,25 +96,28 @@ class Supervisor:
             self.clients.listen(sock)
         if self._private is not None:
             self.clients.adopt(Peer(self._private, OURS, credentials(self._private), private=True))
-        gc.collect()
-        gc.freeze()
+        if self._private is None:
+            # A private daemon forks one worker in its life.
+            self._spawner.start()
         notify_systemd.notify("READY=1\nSTATUS=0 mounts")
         LOGGER.info("ready%s", "" if self._private else f", {len(self._listening)} control socket(s)")
-        self.loop.later(0, self._watch_devices)
-        self.loop.run(self._done)
+        self.loop.later(0, self._departures.start)
+        self.loop.run(self.done)
         for pid in self.clients.closers | self.clients.registrars:
             os.kill(pid, signal.SIGKILL)
         self._keeper.close()
+        self._spawner.close()
         LOGGER.info("stopped")
         return 0
 
-    def _done(self) -> bool:
-        if self._abandoned:
+    def done(self) -> bool:
+        """Whether nothing is left to wait for."""
+        if self._stopping.abandoned:
             return True
-        aside = {self._keeper_pid} | self.clients.closers.keys() | self.clients.registrars.keys()
+        aside = {self._keeper_pid} | self._spawner.pids | self.clients.closers.keys() | self.clients.registrars.keys()
         if self.mounted or self.loop.children() - aside:
             return False
-        return self._stopping or (self._private is not None and not self.clients.expected())
+        return self._stopping.begun or (self._private is not None and not self.clients.expected())
 
     # -- mounting --------------------------------------------------------------------------------------------------
 
@@ -125,7 +133,7 @@ class Supervisor:
         self.clients.release(peer)
         mine = sum(1 for each in self.mounted.values() if each.client.uid == peer.client.uid)
         most = self.config.policy.mounts_per_user
-        if self._stopping:
+        if self._stopping.begun:
             self._refused(made, errno.ESHUTDOWN, "perfused is stopping", pinned)
         elif peer.barred:
             self._refused(made, errno.EPERM, peer.barred, pinned)
@@ -142,21 +150,19 @@ class Supervisor:
                 self._refused(made, bad.errno or errno.EIO, f"no worker can be started: {bad.strerror}", pinned)
 
     def _start_worker(self, made: Mounted, peer: Peer, pinned: bool, mine: int) -> None:
-        ours, theirs = channel.pair()
-        job = Job(
-            self.config, peer.client, mine, made.request, pinned, peer.endpoint, peer.sock, peer.direct_device,
-            peer.namespace, theirs, self.debug, self.tracing,
+        request = None if pinned else made.request
+        made.pid, ours = self.spawn(
+            lambda theirs: Job(
+                self.config, peer.client, mine, request, pinned, peer.endpoint, peer.sock, peer.direct_device,
+                peer.namespace, theirs, self.debug, self.tracing,
+            )
         )  # fmt: skip
         try:
-            with theirs:
-                keep = {theirs.fileno(), peer.sock.fileno(), peer.direct_device, peer.namespace}
-                made.pid = self.fork(keep, lambda: worker.run(job))
             self.loop.watch_child(made.pid, lambda status: self.worker_ended(made, status))
         except OSError:
             ours.close()
-            if made.pid:
-                # Nobody waits for it: it may have taken a descriptor whose close waits.
-                os.kill(made.pid, signal.SIGKILL)
+            # Nobody waits for it: it may have taken a descriptor whose close waits.
+            os.kill(made.pid, signal.SIGKILL)
             raise
         self._enter(made, ours)
 
@@ -175,18 +181,6 @@ class Supervisor:
         made.number, made.channel = self._numbers, ours
         self.mounted[made.number] = made
         self.loop.watch(ours, lambda: self._worker_says(made))
-
-    def fork(self, keep: set[int], child: Callable[[], object]) -> int:
-        """Fork; the child closes every descriptor but `keep` and the log's, and runs `child`, which must not return."""
-        pid = os.fork()
-        if pid:
-            return pid
-        try:
-            signal.set_wakeup_fd(-1)
-            unmounting.close_all_but(keep | log.descriptors())
-            child()
-        finally:
-            os._exit(70)
 
     def _worker_says(self, made: Mounted) -> None:
         message, fds = channel.receive(made.channel)
@@ -210,7 +204,7 @@ class Supervisor:
                 # It goes on answering those who have its file open; the mount is over.
                 made.over = True
                 self._over(made, made.reason)
-                if self._stopping:
+                if self._stopping.begun:
                     channel.send(made.channel, {"op": "stop"}, flags=socket.MSG_DONTWAIT)
                 else:
                     self._lingering.add(made.channel)
@@ -276,11 +270,11 @@ class Supervisor:
             return
         code = os.waitstatus_to_exitcode(status)
         if made.peer is not None:
-            self._refused(made, errno.EIO, f"the worker ended before it had mounted ({_exit_text(code)})", True)
+            self._refused(made, errno.EIO, f"the worker ended before it had mounted ({exit_text(code)})", True)
         if not made.up:
             self._remove(made)
             return
-        self._over(made, made.reason or f"the worker {_exit_text(code)}")
+        self._over(made, made.reason or f"the worker {exit_text(code)}")
 
     def _over(self, made: Mounted, reason: str) -> None:
         gone = made.namespace < 0 and find_mount(made.mount_id, made.minor, made.unique) is None
@@ -291,23 +285,24 @@ class Supervisor:
         if gone:
             self._remove(made)
             return
-        self._clear(made)
+        self.clear(made)
 
     def _cleared(self, made: Mounted, failure: int) -> None:
         """What could not be unmounted stays in the books, and is tried again: it counts as its user's all the while."""
         if not failure:
             LOGGER.info("%s: unmounted", made.target)
             self._remove(made)
-        elif self._stopping:
+        elif self._stopping.begun:
             LOGGER.error("%s: could not be unmounted: %s", made.target, os.strerror(failure))
             self._remove(made)
         else:
             made.failures += 1
             wait = min(2.0**made.failures, 60.0)
             LOGGER.error("%s: could not be unmounted: %s; again in %g s", made.target, os.strerror(failure), wait)
-            self.loop.later(wait, partial(self._clear, made))
+            self.loop.later(wait, partial(self.clear, made))
 
-    def _clear(self, made: Mounted) -> None:
+    def clear(self, made: Mounted) -> None:
+        """Take away what still stands of a mount that has ended."""
         if made.number in self.mounted:
             self.unmount(made, libc.MNT_DETACH, partial(self._cleared, made))
 
@@ -338,38 +333,18 @@ class Supervisor:
                 made.target = standing.get(made.mount_id, made.target)
 
     def _keeper_died(self, status: int) -> None:
-        if self._stopping:
+        if self._stopping.begun:
             return
-        LOGGER.error("the keeper %s; starting another", _exit_text(os.waitstatus_to_exitcode(status)))
+        LOGGER.error("the keeper %s; starting another", exit_text(os.waitstatus_to_exitcode(status)))
         self._keeper.close()
         mine, theirs = channel.pair()
-        self._keeper_pid = self.fork({theirs.fileno()}, lambda: keeper.serve(theirs))
+        self._keeper_pid = fork({theirs.fileno()}, lambda: keeper.serve(theirs))
         theirs.close()
         self._keeper = mine
         self.loop.watch_child(self._keeper_pid, self._keeper_died)
         for made in self.mounted.values():
             if made.up:
                 keeper.add(self._keeper, made.number, made.place)
-
-    def _watch_devices(self) -> None:
-        """See mounts go by their bdi events; after READY, since nothing waits for it."""
-        self._bdi = BdiWatch()
-        if self._bdi.fileno() >= 0:
-            self.loop.watch(self._bdi.fileno(), self._bdi_events)
-
-    def _bdi_events(self) -> None:
-        events = self._bdi.read() if self._bdi else []
-        # A minor number is used anew at once: an event may be an older superblock's.
-        standing = {line.minor for line in mounts() if line.major == 0} if events else set()
-        for event in events:
-            if event.minor in standing:
-                continue
-            for made in self.mounted.values():
-                if made.up and made.minor == event.minor and event.action == "remove":
-                    LOGGER.debug("%s: its superblock is gone (bdi 0:%d)", made.target, event.minor)
-                    if made.endpoint is Endpoint.DIRECT:
-                        made.reason = made.reason or "unmounted"
-                        channel.send(made.channel, {"op": "stop"}, flags=socket.MSG_DONTWAIT)
 
     # -- signals ---------------------------------------------------------------------------------------------------
 
@@ -396,6 +371,8 @@ class Supervisor:
         try:
             self.config = self._reload()
             LOGGER.info("configuration read again; it holds for new mounts")
+            if self._private is None:
+                self._spawner.start()
         except ConfigError as bad:
             LOGGER.error("configuration kept as it was: %s", bad)
         notify_systemd.notify("READY=1")
@@ -405,9 +382,8 @@ class Supervisor:
 
     def stop(self, why: str) -> None:
         """Unmount everything, by force what is in use, and end."""
-        if self._stopping:
+        if self._stopping.begun:
             return
-        self._stopping = True
         LOGGER.info("stopping (%s): %d mount(s)", why, len(self.mounted))
         notify_systemd.notify("STOPPING=1")
         for each in self._listening:
@@ -416,37 +392,4 @@ class Supervisor:
         self.clients.end()
         for each in self._lingering:
             channel.send(each, {"op": "stop"}, flags=socket.MSG_DONTWAIT)
-        for made in list(self.mounted.values()):
-            if made.up:
-                self.unmount(made, 0, partial(self._stop_one, made))
-        self.loop.later(self.config.daemon.stop_timeout, self._kill_rest)
-
-    def _stop_one(self, made: Mounted, failure: int) -> None:
-        if failure and made.number in self.mounted:
-            LOGGER.warning("%s: %s; its connection is aborted", made.target, os.strerror(failure))
-            self.unmount(made, libc.MNT_FORCE | libc.MNT_DETACH, lambda _: self._end_worker(made))
-
-    def _end_worker(self, made: Mounted) -> None:
-        if made.number in self.mounted:
-            channel.send(made.channel, {"op": "stop"}, flags=socket.MSG_DONTWAIT)
-
-    def _kill_rest(self) -> None:
-        for made in list(self.mounted.values()):
-            if made.pid in self.loop.children():
-                LOGGER.warning("%s: worker %d does not end; killed", made.target or "a mount", made.pid)
-                os.kill(made.pid, signal.SIGKILL)
-            elif not made.unmounting:
-                self._clear(made)
-        self._rounds += 1
-        if self._rounds > KILL_ROUNDS:
-            # In an exiting process even SIGKILL does not end a wait for a filesystem that is not ours.
-            LOGGER.error("left behind: %d mounts, processes %s", len(self.mounted), sorted(self.loop.children()))
-            self._abandoned = True
-        elif not self._done():
-            self.loop.later(1.0, self._kill_rest)
-
-
-def _exit_text(code: int) -> str:
-    if code < 0:
-        return f"was killed by {signal.Signals(-code).name}"
-    return f"exited with status {code}"
+        self._stopping.begin()

@@ -4,6 +4,7 @@ Forked from the supervisor, so nothing is imported twice. Talks to it over a cha
 Never here: who is served next, and what happens to the mount point afterwards; the worker could not unmount it.
 """
 
+import contextlib
 import errno
 import logging
 import math
@@ -19,10 +20,11 @@ from typing import Any, NoReturn
 from perfused import backing, channel, kernel, libc, observe, reports
 from perfused.device_file import DeviceFile
 from perfused.engine import Engine
-from perfused.kernel import MountError, MountInfo
+from perfused.kernel import MountInfo
 from perfused.log import LOGGER
 from perfused.negotiate import names, refused_bits
-from perfused.placing import Job, drop_privileges, perform
+from perfused.placing import Job, drop_privileges, failure, perform_apart
+from perfused.readymade import Readymade
 from perfused.relay import ABORTED, CLOSED, UNMOUNTED, Relay
 from perfused.states import (
     AnsweredHere,
@@ -32,19 +34,13 @@ from perfused.states import (
     PeerFault,
     Rules,
 )
+from perfused.streams import STREAMS, TRACE_TICK, Streams
+from perfused.sweeping import Sweeper
 from wire import control
 from wire.control import Endpoint
 from wire.errors import WireError
 from wire.opcodes import name_of
 
-#: seconds between looks at unanswered requests where no deadline asks for more
-IDLE_TICK = 2.0
-#: live traces of one mount at a time
-STREAMS = 4
-#: seconds between packets of a live trace
-TRACE_TICK = 0.05
-#: seconds a frame may still be on its way to the filesystem after a sweep has seen that the kernel's side has ended
-LAST_WORDS = 1.0
 #: seconds a device file answers those who still have it open, after its mount has ended; and between looks at them
 LINGERING = 5.0
 LINGERING_STEP = 0.05
@@ -52,7 +48,7 @@ LINGERING_STEP = 0.05
 FAULT_LINES = 10
 
 
-def run(job: Job) -> NoReturn:
+def run(job: Job, readymade: Readymade | None = None) -> NoReturn:
     """The worker's life; never returns."""
     code = 1
     try:
@@ -60,7 +56,7 @@ def run(job: Job) -> NoReturn:
         for each in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
             signal.signal(each, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # until it serves
-        code = _mount_and_serve(job)
+        code = _mount_and_serve(job, readymade)
     except Exception:
         LOGGER.exception("worker failed")
     finally:
@@ -68,26 +64,24 @@ def run(job: Job) -> NoReturn:
         os._exit(code)
 
 
-def _mount_and_serve(job: Job) -> int:
+def _mount_and_serve(job: Job, readymade: Readymade | None) -> int:
     try:
-        device, where = perform(job)
+        device, where = perform_apart(job)
     except OSError as bad:
         channel.send(job.channel, failure(bad))
         return 0
-    return serve_mounted(job, device, where)
+    for fd in (job.direct_device, job.namespace):
+        if fd >= 0:
+            os.close(fd)
+    return serve_mounted(job, device, where, None, readymade)
 
 
-def failure(bad: OSError) -> dict[str, Any]:
-    """What the supervisor is told of a mount that failed."""
-    # Without a sentence of ours it is above all the target: on a FUSE mount without allow_other not even root may look.
-    sentence = bad.strerror if isinstance(bad, MountError) else f"the target cannot be used: {bad.strerror}"
-    return {"failed": bad.errno or errno.EIO, "message": sentence}
-
-
-def serve_mounted(job: Job, device: int, where: MountInfo, file: DeviceFile | None = None) -> int:
+def serve_mounted(
+    job: Job, device: int, where: MountInfo, file: DeviceFile | None, readymade: Readymade | None = None
+) -> int:
     """Give the daemon's rights up, report the mount, and relay when told to go; the process's exit status."""
     libc.set_name("perfused-mount")
-    worker = Worker(job, device, where, file)
+    worker = Worker(job, device, where, file, readymade)
     drop_privileges(job.config.daemon.worker_user)
     channel.send(job.channel, {"mounted": where._asdict()})
     message, _ = channel.receive(job.channel)
@@ -103,28 +97,14 @@ def _is_request(packet: bytes) -> bool:
         return False
 
 
-def caller_dying(pid: int) -> bool:
-    """Whether a caller has been killed: SIGKILL pending, or already exiting (proc(5): status, stat)."""
-    if pid == 0:
-        return False
-    try:
-        with open(f"/proc/{pid}/status") as status:
-            pending = [line for line in status if line.startswith(("SigPnd:", "ShdPnd:"))]
-        with open(f"/proc/{pid}/stat") as stat:
-            flags = int(stat.read().rpartition(")")[2].split()[6])
-    except (OSError, ValueError, IndexError):
-        return False
-    killed = any(int(line.split()[1], 16) >> (signal.SIGKILL - 1) & 1 for line in pending)
-    return killed or bool(flags & 0x4)
-
-
 class Worker:
     """The main thread of a mounted worker: the channel, the clock, statistics and traces."""
 
-    def __init__(self, job: Job, device: int, where: MountInfo, file: DeviceFile | None = None) -> None:
+    def __init__(
+        self, job: Job, device: int, where: MountInfo, file: DeviceFile | None, readymade: Readymade | None
+    ) -> None:
         self.job = job
         self.where = where
-        self.device = device
         self.started = time.time()
         config = job.config
         self.file = file
@@ -140,7 +120,12 @@ class Worker:
             interrupt_grace=config.requests.interrupt_grace,
             killed_grace=config.requests.killed_grace,
         )
-        self.engine = Engine(rules, self._event)
+        if readymade and job.endpoint is Endpoint.SOCKET and readymade.fits(rules):
+            readymade.connect(device, job.device_socket)
+            self.relay = readymade.take(rules, self._event, self._ended)
+        else:
+            self.relay = Relay(Engine(rules, self._event), device, file or job.device_socket, self._ended)
+        self.engine, self.device = self.relay.engine, self.relay.device
         self.reasons: deque[str] = deque(maxlen=4)
         self._relaying: list[threading.Thread] = []
         self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -149,13 +134,13 @@ class Worker:
         self.debug = (
             observe.DebugLines(job.debug, LOGGER, rules.minor) if observe.DebugLines.wanted(job.debug) else None
         )
-        self.lender = backing.Lender(device)
-        self.streams: dict[socket.socket, tuple[observe.Stream, list[int]]] = {}
+        self.lender = backing.Lender(self.device)
+        self.streams = Streams()
         self._faults = [0.0, 0]
         self._supervised = True
         self._poll = select.poll()
         self._observe()
-        self.relay = Relay(self.engine, device, file or job.device_socket, self._ended)
+        self._sweeper = Sweeper(self.relay, type(self.relay) is Relay)
 
     def serve(self) -> int:
         """Relay until the end; 0 where the mount or the filesystem ended as they may."""
@@ -170,34 +155,28 @@ class Worker:
         poll.register(self._wake_read, select.POLLIN)
         if self.job.endpoint is not Endpoint.SOCKET:
             poll.register(self.job.device_socket, select.POLLIN | select.POLLRDHUP)
-        give_up = math.inf
         signal.signal(signal.SIGTERM, self._terminate)
-        next_sweep = time.monotonic() + self._tick()
+        if self.job.endpoint is not Endpoint.DIRECT:
+            signal.signal(signal.SIGIO, self._stirred)
+            self._sweeper.start(time.monotonic())
         while not self.reasons:
-            wait = TRACE_TICK if self.streams else max(min(next_sweep, give_up) - time.monotonic(), 0.0)
-            for fd, _ in poll.poll(wait * 1000):
+            for fd, _ in poll.poll(self._patience()):
                 if fd == self.job.channel.fileno():
                     self._supervised = self._message()
                     if not self._supervised:
                         # The daemon is gone; its keeper unmounts, and until then whoever has files open is served.
                         poll.unregister(self.job.channel)
+                elif fd == self._wake_read:
+                    os.read(fd, 4096)
+                    self._sweeper.stirred(time.monotonic())
                 elif fd == self.job.device_socket.fileno():
                     self._connection()
                 elif fd in self.lender.borrowers and not self.lender.serve(fd):
                     poll.unregister(fd)
                     self.lender.borrowers.pop(fd).close()
-            if self.streams:
-                self._send_streams()
-            now = time.monotonic()
-            if now >= give_up:
-                self.relay.kernel_ended()
-                give_up = math.inf
-            if now >= next_sweep:
-                if self.job.endpoint is not Endpoint.DIRECT:
-                    self.relay.sweep(now, caller_dying)
-                    if give_up == math.inf and self.relay.device_ended():
-                        give_up = now + LAST_WORDS
-                next_sweep = now + self._tick()
+            if self.streams and not self.streams.send():
+                self._observe()
+            self._sweeper.look(time.monotonic())
         reason = self.reasons[0]
         if self.file:
             self.file.answer_with(errno.ECONNABORTED if reason == ABORTED else errno.ENODEV)
@@ -219,17 +198,24 @@ class Worker:
             if poll.poll(0):
                 return
 
-    def _tick(self) -> float:
-        """Seconds between sweeps: a quarter of the shortest time asked for, at most IDLE_TICK."""
-        rules = self.engine.rules
-        times = [
-            each for each in (rules.deadline, rules.deadline and rules.interrupt_grace, rules.killed_grace) if each
-        ]
-        return min([IDLE_TICK, *(max(each / 4, 0.02) for each in times)])
+    def _patience(self) -> float | None:
+        """Milliseconds until there is something to do unasked; None where there is not."""
+        if self.streams:
+            return TRACE_TICK * 1000
+        due = self._sweeper.due()
+        return None if due == math.inf else max(due - time.monotonic(), 0.0) * 1000
 
     def _ended(self, reason: str) -> None:
         self.reasons.append(reason)
-        os.write(self._wake_write, b"x")
+        self._wake()
+
+    def _stirred(self, *_: object) -> None:
+        """SIGIO: the kernel has a request for a mount that was idle."""
+        self._wake()
+
+    def _wake(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.write(self._wake_write, b"x")
 
     def _terminate(self, *_: object) -> None:
         """SIGTERM. Sent to a whole group it reaches the daemon too, which ends mounts in order; without one, end."""
@@ -344,52 +330,16 @@ class Worker:
             client.send(control.build_answer(refusal, -errno.EOPNOTSUPP), socket.MSG_NOSIGNAL)
             client.close()
             return
-        if len(self.streams) >= STREAMS:
+        if self.streams.full():
             refusal = {"message": f"{self.where.target} has {STREAMS} live traces already"}
             client.send(control.build_answer(refusal, -errno.EUSERS), socket.MSG_NOSIGNAL)
             client.close()
             return
-        opcodes = request.get("opcodes")
-        stream = observe.Stream(frozenset(int(each) for each in opcodes) if opcodes else None)
-        self.streams[client] = stream, [0]
+        self.streams.add(client, request.get("opcodes"))
         self._observe()
 
     def _observe(self) -> None:
-        candidates: list[Any] = [self.latency, self.ring, self.debug, *(stream for stream, _ in self.streams.values())]
-        self.engine.observe([each for each in candidates if each is not None])
-
-    def _send_streams(self) -> None:
-        """Send what live traces have gathered; a reader that left is forgotten, a slow one loses its oldest frames."""
-        for client, (stream, sent) in list(self.streams.items()):
-            try:
-                while True:
-                    peek = client.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-                    if not peek:
-                        raise ConnectionResetError
-                    client.recv(control.MAX_FRAME)
-            except BlockingIOError:
-                pass
-            except OSError:
-                self._drop_stream(client)
-                continue
-            for _ in range(64):
-                records = stream.drain(96)
-                if not records:
-                    break
-                sent[0] += len(records)
-                dropped = max(stream.taken - sent[0] - len(stream.records), 0)
-                sent[0] += dropped
-                try:
-                    client.send(control.build_trace(dropped, records), socket.MSG_NOSIGNAL)
-                except BlockingIOError:
-                    sent[0] -= len(records) + dropped
-                    stream.records.extendleft(reversed(records))
-                    break
-                except OSError:
-                    self._drop_stream(client)
-                    break
-
-    def _drop_stream(self, client: socket.socket) -> None:
-        if self.streams.pop(client, None) is not None:
-            client.close()
-            self._observe()
+        candidates: list[Any] = [self.latency, self.ring, self.debug, *self.streams.observers()]
+        observers = [each for each in candidates if each is not None]
+        if observers or self.engine.observers:
+            self.engine.observe(observers)

@@ -177,9 +177,10 @@ def test_a_killed_keeper_is_replaced_and_still_unmounts(daemon: Daemon, target: 
 
     def keepers() -> list[int]:
         found = subprocess.run(
-            ["pgrep", "-P", str(daemon.process.pid)], capture_output=True, text=True, check=False
-        ).stdout
-        return [int(pid) for pid in found.split() if int(pid) not in daemon.workers()]
+            ["pgrep", "-P", str(daemon.process.pid), "-x", "perfused-keeper"],
+            capture_output=True, text=True, check=False,
+        ).stdout  # fmt: skip
+        return [int(pid) for pid in found.split()]
 
     (first,) = keepers()
     os.kill(first, signal.SIGKILL)
