@@ -47,3 +47,8 @@ class Readymade:
         """The relay, with its engine, for one mount."""
         self._engine.rules, self._emit, self._ended = rules, emit, ended
         return self._relay
+
+    def close(self) -> None:
+        """Let go of what nobody has taken."""
+        os.close(self._device)
+        self._sock.close()
