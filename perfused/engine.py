@@ -77,7 +77,8 @@ class Engine:
         self.base_request[Opcode.INTERRUPT] = self._interrupt
         self.base_request[Opcode.INIT] = self._init_request
         self.base_reply[Opcode.INIT] = self._init_reply
-        #: what the relay reads; observers are wound around the base entries here
+        #: what the relay reads; observers are wound around the base entries here. A reply without a base entry is
+        #: shown to its entry here once the kernel has taken it, others pass through `reply`
         self.on_request: list[RequestHook | None] = list(self.base_request)
         self.on_reply: list[ReplyHook | None] = list(self.base_reply)
         #: length of a whole good reply by opcode; -1 up to the request's size, -2 any, 0 none is due
@@ -89,7 +90,7 @@ class Engine:
         for at in range(SLOTS):
             chosen = [each for each in observers if each.opcodes is None or at in each.opcodes]
             base_request, base_reply = self.base_request[at], self.base_reply[at]
-            self.on_request[at] = self._around_request(base_request or self.track, chosen) if chosen else base_request
+            self.on_request[at] = self._around_request(base_request, chosen) if chosen else base_request
             self.on_reply[at] = self._around_reply(base_reply, chosen) if chosen else base_reply
 
     def to(self, state: State) -> None:
@@ -107,7 +108,7 @@ class Engine:
         """
         unique = head[UNIQUE]
         if unique & UNIQUE_RESEND and self.inflight.pop(unique & ~UNIQUE_RESEND, None) is not None:
-            self._expect_late(unique & ~UNIQUE_RESEND, 0)
+            self._remember(unique & ~UNIQUE_RESEND, 0)
         self.inflight[unique] = head
         return frame
 
@@ -238,9 +239,8 @@ class Engine:
             return None
         if code == Notify.RESEND:
             # From now on requests may come a second time: `track` looks for that, the relay's inlined step does not.
-            for at in range(SLOTS):
-                self.base_request[at] = self.base_request[at] or self.track
-                self.on_request[at] = self.on_request[at] or self.track
+            self.base_request[:] = [each or self.track for each in self.base_request]
+            self.observe(self.observers)
         for each in self.observers:
             self._show(each, each.notice, frame)
         return frame
@@ -331,15 +331,11 @@ class Engine:
         unique = head[UNIQUE]
         if self.inflight.pop(unique, None) is None:
             return
-        self._expect_late(unique, error)
+        self._remember(unique, error)
         self.counters.errors[slot(head[OPCODE])] += 1
         out.append(negotiate.refusal(unique, error))
         self._tell(head, error, out[-1])
         self.emit(AnsweredHere(head[OPCODE], unique, head[NODEID], error, age, why))
-
-    def _expect_late(self, unique: int, error: int) -> None:
-        """Recognise a reply to `unique` that comes after all, the last LATE_KEPT of them."""
-        self._remember(unique, error)
 
     @staticmethod
     def _make_interrupt(target: int) -> bytes:
@@ -347,7 +343,10 @@ class Engine:
         return codec.in_header.pack(40 + len(body), Opcode.INTERRUPT, target | 1, 0, 0, 0, 0, 0, 0) + body
 
     def _remember(self, unique: int, error: int) -> None:
-        """A request was answered here: what the filesystem still says to it comes late, and is no fault."""
+        """A request was answered here: what the filesystem says to it after all comes late, and is no fault.
+
+        The last LATE_KEPT of them are recognised.
+        """
         self.answered[unique] = error
         while len(self.answered) > LATE_KEPT:
             self.answered.pop(next(iter(self.answered)), None)
@@ -363,26 +362,40 @@ class Engine:
         try:
             call(*seen)
         except Exception as fault:
-            self.observe([each for each in self.observers if each is not observer])
-            self.emit(ObserverFault(type(observer).__name__, repr(fault)))
+            self._off(observer, fault)
 
-    def _around_request(self, base: RequestHook, observers: Sequence[Observer]) -> RequestHook:
-        show = self._show
+    def _off(self, observer: Observer, fault: Exception) -> None:
+        self.observe([each for each in self.observers if each is not observer])
+        self.emit(ObserverFault(type(observer).__name__, repr(fault)))
+
+    def _around_request(self, base: RequestHook | None, observers: Sequence[Observer]) -> RequestHook:
+        first, *rest = observers
+        show, inflight = first.request, self.inflight
+        then = self._around_request(base, rest) if rest else base
 
         def observed(head: Head, frame: Buffer) -> Buffer | None:
-            for each in observers:
-                show(each, each.request, head, frame)
-            return base(head, frame)
+            try:
+                show(head, frame)
+            except Exception as fault:
+                self._off(first, fault)
+            if then is None:
+                inflight[head[UNIQUE]] = head
+                return frame
+            return then(head, frame)
 
         return observed
 
     def _around_reply(self, base: ReplyHook | None, observers: Sequence[Observer]) -> ReplyHook:
-        show = self._show
+        first, *rest = observers
+        show = first.reply
+        then = self._around_reply(base, rest) if rest else base
 
         def observed(head: Head, error: int, frame: memoryview) -> Buffer | None:
-            for each in observers:
-                show(each, each.reply, head, error, frame)
-            return frame if base is None else base(head, error, frame)
+            try:
+                show(head, error, frame)
+            except Exception as fault:
+                self._off(first, fault)
+            return frame if then is None else then(head, error, frame)
 
         return observed
 

@@ -4,6 +4,7 @@ Learnt from requests and replies as they go by, so it knows only what it has see
 (traces), in the worker and in perfusectl alike. Never on the hot path, never for a decision.
 """
 
+import struct
 import sys
 
 from wire import compat, tails
@@ -13,6 +14,7 @@ from wire.opcodes import BY_NUMBER, Opcode
 IN_HEADER = 40
 OUT_HEADER = 16
 _ORDER = sys.byteorder
+_NODEID = struct.Struct("=Q")
 #: nodes remembered; the longest unseen is dropped first
 KEPT = 65_536
 _MAKES_ENTRY = frozenset({Opcode.LOOKUP, Opcode.MKNOD, Opcode.MKDIR, Opcode.SYMLINK, Opcode.LINK, Opcode.CREATE})
@@ -45,8 +47,16 @@ class Names:
         self.nodes: dict[int, tuple[int, bytes]] = {}
         self.children: dict[tuple[int, bytes], int] = {}
 
-    def learn(self, request: bytes | memoryview, reply: bytes | memoryview, minor: int) -> None:
-        """Take what a request and its good reply (whole frames; the reply's first 144 bytes are enough) tell."""
+    def knows(self, request: bytes, reply: bytes | bytearray | memoryview) -> bool:
+        """Whether a LOOKUP and its good reply tell nothing new: asked before `learn`, which costs more."""
+        child, parent = _NODEID.unpack_from(reply, OUT_HEADER)[0], _NODEID.unpack_from(request, 16)[0]
+        return self.nodes.get(child) == (parent, request[IN_HEADER:-1])
+
+    def learn(self, request: bytes | memoryview, reply: bytes | memoryview, minor: int, late: bool = False) -> None:
+        """Take what a request and its good reply (whole frames; the reply's first 144 bytes are enough) tell.
+
+        `late`: of a READDIRPLUS, that it is older than all that is known, and tells only of nodes nothing is known of.
+        """
         opcode, nodeid = int.from_bytes(request[4:8], _ORDER), int.from_bytes(request[16:24], _ORDER)
         if opcode in _MAKES_ENTRY:
             names = names_in(request, minor)
@@ -66,7 +76,7 @@ class Names:
         elif opcode == Opcode.READDIRPLUS:
             for each in tails.parse_direntplus(bytes(reply[OUT_HEADER:]))[0]:
                 child = int.from_bytes(each.entry[:8], _ORDER)
-                if child and each.name not in (b".", b".."):
+                if child and each.name not in (b".", b"..") and not (late and child in self.nodes):
                     self.put(child, nodeid, each.name)
 
     def put(self, nodeid: int, parent: int, name: bytes) -> None:

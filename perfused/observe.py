@@ -6,9 +6,12 @@ All of it off costs nothing. Never here: changing a frame, and rendering where a
 
 import errno
 import logging
+import threading
 import time
+from bisect import bisect_right
 from collections import deque
-from typing import IO
+from time import monotonic_ns
+from typing import IO, NamedTuple
 
 from perfused.names import Names, names_in, shown
 from perfused.states import NODEID, OPCODE, PID, SLOTS, UID, UNIQUE, Buffer, Head
@@ -16,6 +19,12 @@ from wire.control import TRACE_KEEP, TRACE_NOTICE, TRACE_REPLY, TRACE_REQUEST, T
 from wire.opcodes import BY_NUMBER, Opcode, ReplyRule, name_of
 
 RING = 4096
+#: elapsed times that wait to be counted, and replies to READDIRPLUS that wait to be read
+FOLD = 4096
+LISTINGS = 64
+#: opcodes nobody answers, or may not; and those that tell where a node is, or name something
+UNANSWERED = frozenset(row.number for row in BY_NUMBER.values() if row.reply_rule is not ReplyRule.ALWAYS)
+TELLS = frozenset(row.number for row in BY_NUMBER.values() if row.names) | {Opcode.READDIRPLUS}
 #: frames a slow reader of a live trace may fall behind before the oldest are dropped
 STREAM_KEPT = 4096
 #: where file data begins in WRITE and NOTIFY_REPLY (in_header 40, write_in or notify_retrieve_in 40)
@@ -55,28 +64,49 @@ def bucket_top(index: int) -> int:
 
 
 class OpcodeTimes:
-    """Count, shortest, sum, longest and a histogram of one opcode's elapsed times, in nanoseconds."""
+    """Count, shortest, sum, longest and a histogram of one opcode's elapsed times, in nanoseconds.
 
-    __slots__ = ("count", "histogram", "longest", "shortest", "total")
+    One thread adds, any may ask: what was added since the last look is folded in then, or when there is much of it.
+    """
+
+    __slots__ = ("_folding", "count", "fresh", "histogram", "longest", "shortest", "total")
 
     def __init__(self) -> None:
         self.count = self.total = self.longest = 0
         self.shortest = 1 << 62
         self.histogram: dict[int, int] = {}
+        #: elapsed times not in the figures yet: only appended to outside `fold`
+        self.fresh: list[int] = []
+        self._folding = threading.Lock()
 
     def add(self, elapsed: int) -> None:
         """Take one elapsed time."""
-        self.count += 1
-        self.total += elapsed
-        if elapsed < self.shortest:
-            self.shortest = elapsed
-        if elapsed > self.longest:
-            self.longest = elapsed
-        at = bucket(elapsed)
-        self.histogram[at] = self.histogram.get(at, 0) + 1
+        self.fresh.append(elapsed)
+        if len(self.fresh) >= FOLD:
+            self.fold()
+
+    def fold(self) -> None:
+        """Bring the figures up to what was added before."""
+        with self._folding:
+            new = self.fresh[:]
+            del self.fresh[: len(new)]
+            if not new:
+                return
+            new.sort()
+            self.count += len(new)
+            self.total += sum(new)
+            self.shortest = min(self.shortest, new[0])
+            self.longest = max(self.longest, new[-1])
+            at = 0
+            while at < len(new):
+                index = bucket(new[at])
+                end = bisect_right(new, bucket_top(index), at)
+                self.histogram[index] = self.histogram.get(index, 0) + end - at
+                at = end
 
     def quantile(self, part: float) -> int:
         """The time that `part` of all (0.99) do not exceed, within an eighth."""
+        self.fold()
         left = self.count * part
         for at in sorted(self.histogram):
             left -= self.histogram[at]
@@ -86,13 +116,26 @@ class OpcodeTimes:
 
     def summary(self) -> dict[str, float]:
         """count, and min, avg, max, p99 in microseconds."""
+        p99 = self.quantile(0.99) / 1000
         return {
             "count": self.count,
             "min_us": self.shortest / 1000,
             "avg_us": self.total / self.count / 1000,
             "max_us": self.longest / 1000,
-            "p99_us": self.quantile(0.99) / 1000,
+            "p99_us": p99,
         }
+
+
+class Times(dict[int, OpcodeTimes]):
+    """Elapsed times by opcode; what is asked for is there."""
+
+    def __missing__(self, opcode: int) -> OpcodeTimes:
+        made = self[opcode] = OpcodeTimes()
+        return made
+
+    def summary(self) -> dict[str, dict[str, float]]:
+        """By opcode name: count, min_us, avg_us, max_us, p99_us."""
+        return {name_of(opcode): self[opcode].summary() for opcode in sorted(self)}
 
 
 class Latency:
@@ -102,102 +145,111 @@ class Latency:
 
     def __init__(self) -> None:
         self.started: dict[int, int] = {}
-        self.times: dict[int, OpcodeTimes] = {}
+        self.times = Times()
 
     def request(self, head: Head, frame: Buffer) -> None:
         """Stamp a request that will be answered."""
-        row = BY_NUMBER.get(head[OPCODE])
-        if row is None or row.reply_rule is ReplyRule.ALWAYS:
-            self.started[head[UNIQUE]] = time.monotonic_ns()
+        if head[OPCODE] not in UNANSWERED:
+            self.started[head[UNIQUE]] = monotonic_ns()
 
     def reply(self, head: Head, error: int, frame: Buffer) -> None:
         """Note how long an answer took."""
         began = self.started.pop(head[UNIQUE], None)
-        if began is None:
-            return
-        opcode = head[OPCODE]
-        times = self.times.get(opcode)
-        if times is None:
-            times = self.times[opcode] = OpcodeTimes()
-        times.add(time.monotonic_ns() - began)
+        if began is not None:
+            self.times[head[OPCODE]].add(monotonic_ns() - began)
 
     def notice(self, frame: Buffer) -> None:
         """Notifications take no time."""
 
     def summary(self) -> dict[str, dict[str, float]]:
         """By opcode name: count, min_us, avg_us, max_us, p99_us."""
-        return {name_of(opcode): self.times[opcode].summary() for opcode in sorted(self.times)}
+        return self.times.summary()
 
 
-class Operation:
-    """One line of the ring; `error` None is an operation still going on."""
+class Operation(NamedTuple):
+    """One line of the ring; `elapsed` in nanoseconds, negative of an operation still going on."""
 
-    __slots__ = ("began", "elapsed", "error", "head", "name", "path", "wall")
-
-    def __init__(self, head: Head, path: str, name: str) -> None:
-        self.head, self.path, self.name = head, path, name
-        self.wall = time.time()
-        self.began = time.monotonic_ns()
-        self.error: int | None = None
-        self.elapsed = 0
+    began: int
+    elapsed: int
+    error: int
+    head: Head
+    kept: bytes
 
 
-class Ring(Latency):
-    """The last 4096 operations, as SIGUSR1 writes them out."""
+class Ring:
+    """The last 4096 operations, as SIGUSR1 writes them out.
+
+    While it goes on it only keeps: names and paths are read from what was kept when somebody wants the lines.
+    """
+
+    opcodes: frozenset[int] | None = None
 
     def __init__(self, minor: int) -> None:
-        super().__init__()
         self.minor = minor
         self.names = Names()
-        self.ring: deque[Operation] = deque(maxlen=RING)
-        self.open: dict[int, tuple[Operation, bytes]] = {}
+        self.times = Times()
+        self.ring: deque[tuple[int, int, int, Head, bytes]] = deque(maxlen=RING)
+        #: by unique: when it began, its head, and its first bytes where they name something
+        self.open: dict[int, tuple[int, Head, bytes]] = {}
+        self._listings: deque[tuple[bytes, bytes]] = deque(maxlen=LISTINGS)
+        self._epoch = time.time_ns() - monotonic_ns()
 
     def request(self, head: Head, frame: Buffer) -> None:
         """Begin a line."""
-        super().request(head, frame)
-        kept = bytes(frame[:1024])
-        name = "/".join(shown(each) for each in names_in(kept, self.minor))
-        operation = Operation(head, self.names.path(head[NODEID]), name)
-        self.ring.append(operation)
-        if head[UNIQUE] in self.started:
-            self.open[head[UNIQUE]] = operation, kept
+        opcode = head[OPCODE]
+        if opcode in UNANSWERED:
+            self.ring.append((monotonic_ns(), 0, 0, head, b""))
         else:
-            operation.error = 0
+            self.open[head[UNIQUE]] = monotonic_ns(), head, bytes(frame[:1024]) if opcode in TELLS else b""
 
     def reply(self, head: Head, error: int, frame: Buffer) -> None:
         """End a line, and learn where nodes are."""
-        super().reply(head, error, frame)
         found = self.open.pop(head[UNIQUE], None)
         if found is None:
             return
-        operation, kept = found
-        operation.elapsed = time.monotonic_ns() - operation.began
-        operation.error = error
-        if not error:
-            self.names.learn(kept, bytes(frame[:65536]), self.minor)
+        began, asked, kept = found
+        elapsed = monotonic_ns() - began
+        self.ring.append((began, elapsed, error, asked, kept))
+        self.times[head[OPCODE]].add(elapsed)
+        if kept and not error:
+            opcode = head[OPCODE]
+            if opcode == Opcode.READDIRPLUS:
+                self._listings.append((kept, bytes(frame[:65536])))
+            elif not (opcode == Opcode.LOOKUP and self.names.knows(kept, frame)):
+                self.names.learn(kept, bytes(frame[:256]), self.minor)
+
+    def notice(self, frame: Buffer) -> None:
+        """Notifications are no operations."""
+
+    def summary(self) -> dict[str, dict[str, float]]:
+        """By opcode name: count, min_us, avg_us, max_us, p99_us."""
+        return self.times.summary()
+
+    def operations(self) -> list[Operation]:
+        """What is kept, in the order it began, at most RING; those in flight are the longest ago or the newest."""
+        open_ones = [Operation(began, -1, 0, head, kept) for began, head, kept in list(self.open.values())]
+        return sorted([*map(Operation._make, list(self.ring)), *open_ones], key=lambda each: each.began)[-RING:]
 
     def write(self, out: IO[str], title: str) -> None:
         """Write the ring and the table of opcodes as text."""
+        while self._listings:
+            self.names.learn(*self._listings.popleft(), self.minor, late=True)
+        operations = self.operations()
         print(f"# {title}", file=out)
-        print(f"# {len(self.ring)} operations, newest last; at most {RING} are kept", file=out)
+        print(f"# {len(operations)} operations, newest last; at most {RING} are kept", file=out)
         print("# time opcode path name uid pid error elapsed", file=out)
-        for each in list(self.ring):
-            stamp = time.strftime("%H:%M:%S", time.localtime(each.wall)) + f".{int(each.wall % 1 * 1e6):06d}"
-            if each.error is None:
+        for each in operations:
+            seconds, rest = divmod(each.began + self._epoch, 10**9)
+            stamp = time.strftime("%H:%M:%S", time.localtime(seconds)) + f".{rest // 1000:06d}"
+            if each.elapsed < 0:
                 result, elapsed = "-", "ongoing"
             else:
                 result = errno.errorcode.get(-each.error, str(each.error)) if each.error else "ok"
                 elapsed = f"{each.elapsed / 1000:.1f}us"
-            words = (
-                name_of(each.head[OPCODE]),
-                each.path,
-                each.name or "-",
-                each.head[UID],
-                each.head[PID],
-                result,
-                elapsed,
-            )
-            print(stamp, *words, file=out)
+            head = each.head
+            name = "/".join(shown(name) for name in names_in(each.kept, self.minor)) if each.kept else ""
+            path = self.names.path(head[NODEID])
+            print(stamp, name_of(head[OPCODE]), path, name or "-", head[UID], head[PID], result, elapsed, file=out)
         print(f"\n{'opcode':<20}{'count':>9}{'min us':>11}{'avg us':>11}{'max us':>11}{'p99 us':>11}", file=out)
         for name, row in self.summary().items():
             numbers = "".join(f"{row[key]:>11.1f}" for key in ("min_us", "avg_us", "max_us", "p99_us"))
@@ -210,24 +262,24 @@ class Stream:
 
     def __init__(self, opcodes: frozenset[int] | None) -> None:
         self.opcodes = opcodes
-        self.records: deque[TraceRecord] = deque(maxlen=STREAM_KEPT)
+        self.records: deque[tuple[int, int, int, int, bytes]] = deque(maxlen=STREAM_KEPT)
         self.taken = 0
 
     def request(self, head: Head, frame: Buffer) -> None:
         """Keep a request's first bytes; of file data nothing but its length."""
         keep = DATA_AT if head[OPCODE] in (Opcode.WRITE, Opcode.NOTIFY_REPLY) else TRACE_KEEP
-        self.records.append(TraceRecord(time.time_ns(), TRACE_REQUEST, head[OPCODE], len(frame), bytes(frame[:keep])))
+        self.records.append((time.time_ns(), TRACE_REQUEST, head[OPCODE], len(frame), bytes(frame[:keep])))
         self.taken += 1
 
     def reply(self, head: Head, error: int, frame: Buffer) -> None:
         """Keep a reply's first bytes; of file data nothing but its length."""
         keep = 16 if head[OPCODE] == Opcode.READ else TRACE_KEEP
-        self.records.append(TraceRecord(time.time_ns(), TRACE_REPLY, head[OPCODE], len(frame), bytes(frame[:keep])))
+        self.records.append((time.time_ns(), TRACE_REPLY, head[OPCODE], len(frame), bytes(frame[:keep])))
         self.taken += 1
 
     def notice(self, frame: Buffer) -> None:
         """Keep a notification."""
-        self.records.append(TraceRecord(time.time_ns(), TRACE_NOTICE, 0, len(frame), bytes(frame[:TRACE_KEEP])))
+        self.records.append((time.time_ns(), TRACE_NOTICE, 0, len(frame), bytes(frame[:TRACE_KEEP])))
         self.taken += 1
 
     def drain(self, most: int) -> list[TraceRecord]:
@@ -235,7 +287,7 @@ class Stream:
         out: list[TraceRecord] = []
         while len(out) < most:
             try:
-                out.append(self.records.popleft())
+                out.append(TraceRecord._make(self.records.popleft()))
             except IndexError:
                 break
         return out

@@ -184,7 +184,7 @@ class Relay:
         engine = self.engine
         target, tell = self._from_filesystem, self._tell
         receive, write = self.receive, self._kernel.write
-        take, hooks, errors = engine.inflight.pop, engine.on_reply, engine.counters.errors
+        take, hooks, changed, errors = engine.inflight.pop, engine.on_reply, engine.base_reply, engine.counters.errors
         view, frames = memoryview(target), Frames(target)
         error_of, unique_of = view[:OUT_HEADER].cast("i"), view[:OUT_HEADER].cast("Q")
         capacity = len(target) - 1
@@ -211,14 +211,18 @@ class Relay:
                 opcode = head[OPCODE]
                 if opcode > _LAST:
                     opcode = _LAST
-                if hooks[opcode] is None:
+                hook = hooks[opcode]
+                if hook is None or changed[opcode] is None:
                     try:
                         write(frame)
                     except OSError as bad:
                         self._refused(head, view[: min(size, capacity)], size, bad.errno or 0)
                         continue
-                    if error_of[1]:
+                    error = error_of[1]
+                    if error:
                         errors[opcode] += 1
+                    if hook is not None:
+                        hook(head, error, frame)
                     continue
             length, error, _ = OUT.unpack_from(target)
             faults = engine.counters.faults() if tell else 0

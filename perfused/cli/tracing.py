@@ -13,7 +13,6 @@ from typing import Any
 
 from libperfuse.connection import PerfuseError, exchange, receive
 from perfused.names import Names, names_in
-from perfused.states import NODEID, OPCODE, PID, UNIQUE
 from wire import codec, control, render
 from wire.control import TRACE_NOTICE, TRACE_REPLY, TRACE_REQUEST, Answer, Trace, TraceRecord
 from wire.opcodes import Opcode, name_of
@@ -58,8 +57,8 @@ class TraceView:
         if len(record.kept) < codec.in_header.size:
             return []
         head = codec.in_header.unpack_from(record.kept)
-        shown = self._wanted(head[OPCODE], head[PID], record.kept)
-        self.requests[head[UNIQUE]] = record, shown
+        shown = self._wanted(head.opcode, head.pid, record.kept)
+        self.requests[head.unique] = record, shown
         while len(self.requests) > 65_536:
             self.requests.pop(next(iter(self.requests)))
         return [self._text(record, None, self._path(record.kept), None)] if shown else []
@@ -105,7 +104,7 @@ class TraceView:
         if elapsed is not None:
             found["elapsed_us"] = round(elapsed, 1)
         if record.direction == TRACE_REQUEST:
-            found["nodeid"] = codec.in_header.unpack_from(record.kept)[NODEID]
+            found["nodeid"] = codec.in_header.unpack_from(record.kept).nodeid
         found["frame"] = render.as_dict(record.kept, reply_to=reply_to, minor=MINOR)
         return found
 

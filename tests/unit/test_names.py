@@ -186,3 +186,26 @@ def test_no_frames_raise(opcode: int, body: bytes, reply: bytes) -> None:
     for cut in (400, 41, 30, 10, 0):
         known.learn(ask(opcode, body)[:cut], answer(reply)[:cut], 45)
     assert known.path(1) == "/"
+
+
+# -- what is known already, and what comes late ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "nodeid", "parent", "known"),
+    [(b"a", 5, 1, True), (b"b", 5, 1, False), (b"a", 6, 1, False), (b"a", 5, 2, False)],
+)
+def test_a_lookup_tells_nothing_new_where_node_parent_and_name_are_known(
+    name: bytes, nodeid: int, parent: int, known: bool
+) -> None:
+    again = ask(Opcode.LOOKUP, name + b"\0", nodeid=parent)
+    assert looked_up().knows(again, answer(entry(nodeid))) is known
+
+
+def test_a_listing_read_late_tells_only_of_nodes_nothing_is_known_of() -> None:
+    known = looked_up(b"renamed", nodeid=5)
+    records = [
+        tails.pack_direntplus(Direntplus(entry(node), node, 0, 8, name)) for node, name in ((5, b"old"), (6, b"b"))
+    ]
+    known.learn(ask(Opcode.READDIRPLUS, bytes(40)), answer(b"".join(records)), 45, late=True)
+    assert (known.path(5), known.path(6)) == ("/renamed", "/b")

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from perfused import log, observe
 from perfused.observe import (
     DEBUG_OPCODES,
+    FOLD,
     RING,
     STREAM_KEPT,
     DebugLines,
@@ -86,6 +87,14 @@ def test_a_quantile_is_true_within_an_eighth(elapsed: list[int], part: float) ->
 @given(st.lists(TIMES, min_size=1, max_size=50))
 def test_no_quantile_is_longer_than_the_longest(elapsed: list[int]) -> None:
     assert timed(elapsed).quantile(1.0) == max(elapsed)
+
+
+def test_times_that_are_many_are_counted_as_those_that_are_few() -> None:
+    times = timed([*range(1, FOLD + 100)])
+    assert len(times.fresh) < FOLD
+    assert times.summary()["count"] == FOLD + 99
+    assert sum(times.histogram.values()) == FOLD + 99
+    assert (times.shortest, times.longest, times.total) == (1, FOLD + 99, sum(range(1, FOLD + 100)))
 
 
 def test_a_summary_is_in_microseconds() -> None:
