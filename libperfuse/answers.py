@@ -153,12 +153,20 @@ def _packed(body: bytes, made: Any) -> bytes:
 def _created(row: Row, minor: int) -> Pack:
     """CREATE and TMPFILE: an entry_out and an open_out. Linux never shortens TMPFILE's."""
     size = compat.size("entry_out", compat.NEWEST_MINOR if row.number == Opcode.TMPFILE else minor)
+    front, attr = struct.Struct(codec.entry_out.format[:7]).pack, codec.attr.struct.pack
+    head, opening, length = _HEADER, codec.open_out.struct.pack, OUT_HEADER_SIZE + size + codec.open_out.size
 
     def pack(unique: int, result: Any, arguments: Arguments) -> Frame:
         if not isinstance(result, tuple) or len(result) != 2 or not all(isinstance(each, tuple) for each in result):
             raise _wrong(row.name, "an EntryOut and an OpenOut", result)
-        body = codec.entry_out.build(result[0])[:size] + codec.open_out.build(result[1])
-        return _HEADER(OUT_HEADER_SIZE + len(body), 0, unique) + body
+        entry, opened = result
+        try:
+            body = front(*entry[:-1]) + attr(*entry[-1])
+            return head(length, 0, unique) + body[:size] + opening(*opened)
+        except (struct.error, TypeError, ValueError, IndexError):
+            codec.entry_out.build(entry)
+            codec.open_out.build(opened)
+            raise _wrong(row.name, "an EntryOut and an OpenOut", result) from None
 
     return pack
 
@@ -193,10 +201,11 @@ def _number(row: Row) -> Pack:
 
 
 def _length(result: Any, name: str) -> int:
-    if isinstance(result, bytes | bytearray):
+    kind = type(result)
+    if kind is memoryview and result.c_contiguous:  # else os.writev would refuse it
+        return int(result.nbytes)
+    if kind is bytes or isinstance(result, (bytes, bytearray)):
         return len(result)
-    if isinstance(result, memoryview) and result.c_contiguous:  # else os.writev would refuse it
-        return result.nbytes
     raise _wrong(name, "bytes", result)
 
 

@@ -63,6 +63,24 @@ class Nodes(Generic[T]):
             self._counts[nodeid] += 1
             return nodeid, self._nodes[nodeid]
 
+    @property
+    def issued(self) -> int:
+        """The next nodeid: all nodes that there are have smaller ones."""
+        return self._next
+
+    def again(self, key: Hashable, issued: int) -> int:
+        """The nodeid of `key`, its count raised by one, of a node that is smaller than `issued`; 0 where there is none.
+
+        With the `issued` from before the key was found, the node was there all the time: what keeps its inode number
+        from being used again kept it meanwhile, and the key is no other object's.
+        """
+        with self._lock:
+            nodeid = self._nodeids.get(key, 0)
+            if not nodeid or nodeid >= issued:
+                return 0
+            self._counts[nodeid] += 1
+            return nodeid
+
     def forget(self, nodeid: int, nlookup: int) -> None:
         """Take `nlookup` off; at none the node is dropped. The root stays, and so does what was never counted."""
         with self._lock:

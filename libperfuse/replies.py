@@ -60,12 +60,18 @@ def attr(
 
 def attr_of(found: os.stat_result) -> codec.Attr:
     """fuse_attr of what os.stat found, to the nanosecond."""
-    a, m, c = found.st_atime_ns, found.st_mtime_ns, found.st_ctime_ns
-    return codec.Attr(
-        found.st_ino, found.st_size, found.st_blocks,
-        a // _BILLION & _U64, m // _BILLION & _U64, c // _BILLION & _U64, a % _BILLION, m % _BILLION, c % _BILLION,
-        found.st_mode, found.st_nlink, found.st_uid, found.st_gid,
-        kernel_device(found.st_rdev) if found.st_rdev else 0, found.st_blksize, 0,
+    # Its ten items are whole numbers, times are rounded down; tuple.__new__ takes a third of what codec.Attr() does.
+    items: tuple[int, ...] = found  # type: ignore[assignment]
+    mode, ino, _, nlink, uid, gid, size, a, m, c = items
+    if a < 0 or m < 0 or c < 0:
+        a, m, c = a & _U64, m & _U64, c & _U64
+    return tuple.__new__(
+        codec.Attr,
+        (
+            ino, size, found.st_blocks, a, m, c,
+            found.st_atime_ns % _BILLION, found.st_mtime_ns % _BILLION, found.st_ctime_ns % _BILLION,
+            mode, nlink, uid, gid, kernel_device(found.st_rdev) if found.st_rdev else 0, found.st_blksize, 0,
+        ),
     )  # fmt: skip
 
 

@@ -68,3 +68,24 @@ def test_a_rename_onto_itself_changes_nothing() -> None:
     nodeid, _ = nodes.enter("a", lambda: "node")
     nodes.rekey("a", "a")
     assert nodes.enter("a", lambda: "another")[0] == nodeid
+
+
+def test_what_was_there_before_is_found_again_and_counted() -> None:
+    nodes = Nodes("root")
+    nodeid, _ = nodes.enter("a", lambda: "node")
+    assert nodes.again("a", nodes.issued) == nodeid
+    assert nodes.count(nodeid) == 2
+
+
+def test_what_was_entered_meanwhile_is_not_found_again() -> None:
+    nodes = Nodes("root")
+    issued = nodes.issued
+    nodeid, _ = nodes.enter("a", lambda: "node")
+    assert nodes.again("a", issued) == 0
+    assert nodes.count(nodeid) == 1
+
+
+def test_what_is_not_there_or_forgotten_is_not_found_again() -> None:
+    nodes = Nodes("root")
+    nodes.forget(nodes.enter("a", lambda: "node")[0], 1)
+    assert [nodes.again(key, nodes.issued) for key in ("a", "b")] == [0, 0]
