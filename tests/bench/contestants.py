@@ -154,9 +154,10 @@ def needed(
     found = {}
     for name in dict.fromkeys(each.daemon for each in table if each.daemon):
         try:
+            started = stack.enter_context(daemon(field.place, f"{name}-{tag}", DAEMONS[name]))
             if name in URING:
                 stack.enter_context(over_io_uring())
-            found[name] = stack.enter_context(daemon(field.place, f"{name}-{tag}", DAEMONS[name]))
+            found[name] = started
         except NotMeasured as bad:
             missing[f"daemon {name}"] = str(bad)
     return found
