@@ -1,12 +1,10 @@
-"""The C library against a daemon that is scripted here, byte by byte, from docs/control-protocol.md."""
+"""libperfuse for C against a scripted daemon: what it sends and what it makes of the answers."""
 
 import array
 import os
 import shutil
 import socket
 import struct
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,29 +12,26 @@ from typing import BinaryIO
 
 import pytest
 
+from tests.unit.libperfuse_c_support import (
+    ALL_ONES,
+    HEAD,
+    HELLO,
+    VERDICT,
+    WELCOME,
+    Run,
+    control,
+    program,
+    run,
+    verdict,
+    welcome,
+)
+
+__all__ = ["program", "run"]
+
+
 pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="gcc is not installed")
 
-ROOT = Path(__file__).resolve().parents[2]
-ALL_ONES = 2**64 - 1
-HEAD = struct.Struct("=IiQ8sHHI")
-HELLO, WELCOME, MOUNT, VERDICT = 1, 2, 3, 4
 FUSE_FRAME = struct.pack("=IIQQIIII", 40, 26, 7, 1, 0, 0, 0, 0)
-SANITIZED = ["-g", "-O1", "-fsanitize=address,undefined"]
-
-
-def control(
-    kind: int, body: bytes, error: int = 0, flags: int = 0, magic: bytes = b"perfuse2", length: int = 0
-) -> bytes:
-    return HEAD.pack(length or HEAD.size + len(body), error, ALL_ONES, magic, kind, flags, 0) + body
-
-
-def welcome(endpoint: int = 1, message: bytes = b"", **head: int | bytes) -> bytes:
-    return control(WELCOME, struct.pack("=IIII", endpoint, 1 << 21, len(message), 0) + message, **head)  # type: ignore[arg-type]
-
-
-def verdict(error: int = 0, message: bytes = b"", claimed: int | None = None, **head: int | bytes) -> bytes:
-    size = len(message) if claimed is None else claimed
-    return control(VERDICT, struct.pack("=II", 0 if error else 42, size) + message, error=error, **head)  # type: ignore[arg-type]
 
 
 def strings(frame: bytes) -> list[bytes | None]:
@@ -136,30 +131,7 @@ class Daemon:
         self.ended.set()
 
 
-def build(where: Path, flags: list[str]) -> Path:
-    subprocess.run(
-        ["make", "-s", "-C", str(ROOT / "libperfuse"), f"BUILD={where}", f"CFLAGS={' '.join(flags)}"], check=True
-    )
-    program = where / "perfuse_ctest"
-    source = Path(__file__).with_name("perfuse_ctest.c")
-    strict = ["-std=gnu11", "-Wall", "-Wextra", "-Werror", "-pthread", f"-I{ROOT / 'libperfuse'}"]
-    link = [f"-L{where}", "-lperfuse", f"-Wl,-rpath,{where}"]
-    subprocess.run(["gcc", *strict, *flags, "-o", str(program), str(source), *link], check=True)
-    return program
-
-
-@pytest.fixture(scope="module", params=["plain", "sanitized"])
-def program(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build(tmp_path_factory.mktemp("build"), SANITIZED if request.param == "sanitized" else ["-O2"])
-
-
-@pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build(tmp_path_factory.mktemp("library"), ["-O2"]).parent
-
-
 Start = Callable[..., Daemon]
-Run = Callable[..., list[str]]
 
 
 @pytest.fixture
@@ -176,19 +148,6 @@ def start(tmp_path: Path) -> Iterator[Start]:
         daemon.listener.shutdown(socket.SHUT_RDWR)
         daemon.listener.close()
         assert not daemon.trouble
-
-
-@pytest.fixture
-def run(program: Path, tmp_path: Path) -> Run:
-    def run(*args: str, **environment: str) -> list[str]:
-        env = {"PATH": os.environ["PATH"], "PERFUSED_SOCKET": str(tmp_path / "sock"), "SCRATCH": str(tmp_path)}
-        env |= {"PERFUSE_NO_PRIVATE": "1", **environment}
-        done = subprocess.run([program, *args], env=env, capture_output=True, text=True, timeout=60)
-        assert "Sanitizer" not in done.stderr, done.stderr
-        assert "runtime error" not in done.stderr, done.stderr
-        return done.stdout.splitlines() + done.stderr.splitlines()
-
-    return run
 
 
 @pytest.mark.parametrize(
@@ -367,135 +326,3 @@ def test_many_threads_and_forks(start: Start, run: Run, forks: str) -> None:
     daemon = start(welcome(), [verdict()])
     assert run("crowd", forks) == ["0 failures"]
     assert len(daemon.mounts) == 16 * 20 + int(forks)
-
-
-PRIVATE = """#!{python}
-import array, os, socket, struct, sys
-assert sys.argv[1] == "-i"
-fds = " ".join(sorted(os.listdir("/proc/self/fd")))
-open({report!r}, "w").write(fds + "|" + str(os.getsid(0) == os.getpid()))
-s = socket.socket(fileno=int(sys.argv[2]))
-s.recv(65536)
-a, b = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-a.bind(b"\\0perfused/private%d" % os.getpid())
-s.sendmsg([{welcome!r}], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [b.fileno()]))])
-a.recv(65536)
-a.send({verdict!r})
-"""
-
-
-@pytest.fixture
-def private(tmp_path: Path) -> Path:
-    script = tmp_path / "perfused"
-    script.write_text(
-        PRIVATE.format(python=sys.executable, report=str(tmp_path / "report"), welcome=welcome(), verdict=verdict())
-    )
-    script.chmod(0o755)
-    return script
-
-
-@pytest.mark.parametrize("sigchld", ["ignore", "handle"])
-@pytest.mark.parametrize("by", ["name", "path"])
-def test_a_private_daemon_is_started(run: Run, tmp_path: Path, private: Path, sigchld: str, by: str) -> None:
-    where = (
-        {"PERFUSED": str(private)} if by == "name" else {"PATH": f"/no-such-directory:{tmp_path}:{os.environ['PATH']}"}
-    )
-    lines = run("private", sigchld, PERFUSE_NO_PRIVATE="", **where)
-    assert lines == ["ok: ", "sigchld=0 children=none mask=kept"]
-    # 0, 1, 2, the connection, and the descriptor that lists them.
-    assert (tmp_path / "report").read_text() == "0 1 2 3 4|True"
-
-
-def test_a_program_that_does_not_start_is_told(run: Run, tmp_path: Path) -> None:
-    (tmp_path / "not-executable").write_text("")
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "empty" / "perfused").write_text("")
-    for environment, error in [
-        ({"PERFUSED": str(tmp_path / "missing")}, "ENOENT"),
-        ({"PERFUSED": str(tmp_path / "not-executable")}, "EACCES"),
-        ({"PATH": "/no-such-directory"}, "ENOENT"),
-        ({"PATH": str(tmp_path / "empty")}, "EACCES"),
-        ({"PERFUSED": "/bin/true"}, "ECONNRESET"),
-    ]:
-        assert run("private", "handle", PERFUSE_NO_PRIVATE="", **environment)[0].split(":")[0] == error
-
-
-MACROS = """
-{before}
-#include <perfuse.h>
-{after}
-int main(void)
-{{
-	int a = open("/dev/null", O_RDONLY), b = open("/dev/null", O_CREAT | O_RDWR, 0600);
-	int c = mount("none", "/no-such-directory", "tmpfs", 0, (void *)0);
-	return a < 0 || b < 0 || c == 0 || perfuse_error() == 0;
-}}
-"""
-SYSTEM = "#include <fcntl.h>\n#include <sys/mount.h>\n#include <unistd.h>\n#include <stdio.h>\n"
-
-
-@pytest.mark.parametrize("order", ["alone", "before", "after"])
-@pytest.mark.parametrize(
-    ("compiler", "flags"),
-    [
-        ("gcc", ["-std=c99", "-pedantic"]),
-        ("gcc", ["-std=gnu17", "-O2", "-D_FORTIFY_SOURCE=2", "-D_GNU_SOURCE"]),
-        ("gcc", ["-std=c11", "-D_FILE_OFFSET_BITS=64"]),
-        ("g++", ["-std=c++11", "-pedantic"]),
-        ("g++", ["-std=c++20", "-O2", "-D_FORTIFY_SOURCE=2"]),
-    ],
-)
-def test_the_macros_compile(library: Path, tmp_path: Path, compiler: str, flags: list[str], order: str) -> None:
-    if shutil.which(compiler) is None:
-        pytest.skip(f"{compiler} is not installed")
-    others = SYSTEM + ("#include <fstream>\n#include <locale>\n#include <iostream>\n" if compiler == "g++" else "")
-    source = tmp_path / ("program.c" if compiler == "gcc" else "program.cc")
-    source.write_text(
-        MACROS.format(before=others if order == "before" else "", after=others if order == "after" else "")
-    )
-    program = tmp_path / "program"
-    link = ["-L", str(library), "-lperfuse", f"-Wl,-rpath,{library}"]
-    strict = ["-Wall", "-Wextra", "-Werror", f"-I{ROOT / 'libperfuse'}"]
-    subprocess.run([compiler, *flags, *strict, "-o", str(program), str(source), *link], check=True)
-    subprocess.run([program], check=True, timeout=10)
-    undefined = subprocess.run(["nm", "-u", str(program)], check=True, capture_output=True, text=True).stdout
-    assert {line.split()[-1].partition("@")[0] for line in undefined.splitlines()} >= {"perfuse_open", "perfuse_mount"}
-    assert " open@" not in undefined
-
-
-def test_the_macros_can_be_switched_off(tmp_path: Path) -> None:
-    source = tmp_path / "program.c"
-    source.write_text(
-        "#define PERFUSE_NO_MACROS\n#include <perfuse.h>\n#if defined(open) || defined(mount)\n#error\n#endif\n"
-    )
-    subprocess.run(["gcc", "-fsyntax-only", f"-I{ROOT / 'libperfuse'}", str(source)], check=True)
-
-
-def test_three_functions_are_exported(library: Path) -> None:
-    listing = subprocess.run(
-        ["nm", "-D", "--defined-only", str(library / "libperfuse.so.1")], capture_output=True, text=True
-    )
-    names = {line.split()[2].partition("@")[0] for line in listing.stdout.splitlines() if line.split()[1] != "A"}
-    assert names == {"perfuse_open", "perfuse_mount", "perfuse_error"}
-
-
-def test_the_installed_library_is_usable(tmp_path: Path) -> None:
-    make = ["make", "-s", "-C", str(ROOT / "libperfuse"), f"BUILD={tmp_path / 'build'}"]
-    subprocess.run([*make, "install", "PREFIX=/opt/perfuse", f"DESTDIR={tmp_path / 'root'}"], check=True)
-    prefix = tmp_path / "root" / "opt" / "perfuse"
-    flags = ["-I" + str(prefix / "include"), "-L" + str(prefix / "lib"), "-lperfuse"]
-    if shutil.which("pkg-config"):
-        found = subprocess.run(
-            ["pkg-config", f"--define-variable=prefix={prefix}", "--cflags", "--libs", "perfuse"],
-            env={**os.environ, "PKG_CONFIG_PATH": str(prefix / "lib" / "pkgconfig"), "PKG_CONFIG_SYSROOT_DIR": ""},
-            check=True,
-            capture_output=True,
-            text=True,
-        )
-        assert "/opt/perfuse/include" in found.stdout
-        assert "-lperfuse" in found.stdout
-    source, static = tmp_path / "program.c", prefix / "lib" / "libperfuse.a"
-    source.write_text(MACROS.format(before="", after=""))
-    for link in (flags, ["-I" + str(prefix / "include"), str(static), "-pthread"]):
-        subprocess.run(["gcc", "-o", str(tmp_path / "program"), str(source), *link], check=True)
-        subprocess.run([tmp_path / "program"], env={"LD_LIBRARY_PATH": str(prefix / "lib")}, check=True, timeout=10)
