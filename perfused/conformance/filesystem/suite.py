@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from perfused.conformance.filesystem import (
     access,
     acl,
+    acl_default,
     chmod,
     chown,
     copying,
@@ -42,7 +43,7 @@ from perfused.conformance.filesystem import (
 from perfused.conformance.filesystem.case import Case
 
 MODULES = (
-    access, acl, chmod, chown, copying, creating, directory_streams, fallocate, flock, holes, link, locks,
+    access, acl, acl_default, chmod, chown, copying, creating, directory_streams, fallocate, flock, holes, link, locks,
     locks_waiting, mapping, mounts, open_flags, opening, parents, posix_fallocate, reading, removing, rename,
     rename_flags, rename_over, rename_sticky, special, statx, symlink, tmpfile, truncate, unlinked, utimensat,
     walking, writing, xattr,
