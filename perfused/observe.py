@@ -15,7 +15,7 @@ from typing import IO, NamedTuple
 
 from perfused.names import Names, names_in, shown
 from perfused.states import NODEID, OPCODE, PID, SLOTS, UID, UNIQUE, Buffer, Head
-from wire.control import TRACE_KEEP, TRACE_NOTICE, TRACE_REPLY, TRACE_REQUEST, TraceRecord
+from wire.control import TRACE_KEEP, TRACE_NOTICE, TRACE_REPLY, TRACE_REQUEST, pack_record
 from wire.opcodes import BY_NUMBER, Opcode, ReplyRule, name_of
 
 RING = 4096
@@ -262,32 +262,32 @@ class Stream:
 
     def __init__(self, opcodes: frozenset[int] | None) -> None:
         self.opcodes = opcodes
-        self.records: deque[tuple[int, int, int, int, bytes]] = deque(maxlen=STREAM_KEPT)
+        self.records: deque[bytes] = deque(maxlen=STREAM_KEPT)
         self.taken = 0
 
     def request(self, head: Head, frame: Buffer) -> None:
         """Keep a request's first bytes; of file data nothing but its length."""
         keep = DATA_AT if head[OPCODE] in (Opcode.WRITE, Opcode.NOTIFY_REPLY) else TRACE_KEEP
-        self.records.append((time.time_ns(), TRACE_REQUEST, head[OPCODE], len(frame), bytes(frame[:keep])))
+        self.records.append(pack_record((time.time_ns(), TRACE_REQUEST, head[OPCODE], len(frame), bytes(frame[:keep]))))
         self.taken += 1
 
     def reply(self, head: Head, error: int, frame: Buffer) -> None:
         """Keep a reply's first bytes; of file data nothing but its length."""
         keep = 16 if head[OPCODE] == Opcode.READ else TRACE_KEEP
-        self.records.append((time.time_ns(), TRACE_REPLY, head[OPCODE], len(frame), bytes(frame[:keep])))
+        self.records.append(pack_record((time.time_ns(), TRACE_REPLY, head[OPCODE], len(frame), bytes(frame[:keep]))))
         self.taken += 1
 
     def notice(self, frame: Buffer) -> None:
         """Keep a notification."""
-        self.records.append((time.time_ns(), TRACE_NOTICE, 0, len(frame), bytes(frame[:TRACE_KEEP])))
+        self.records.append(pack_record((time.time_ns(), TRACE_NOTICE, 0, len(frame), bytes(frame[:TRACE_KEEP]))))
         self.taken += 1
 
-    def drain(self, most: int) -> list[TraceRecord]:
-        """Take up to `most` records, oldest first."""
-        out: list[TraceRecord] = []
+    def drain(self, most: int) -> list[bytes]:
+        """Take up to `most` packed records, oldest first."""
+        out: list[bytes] = []
         while len(out) < most:
             try:
-                out.append(TraceRecord._make(self.records.popleft()))
+                out.append(self.records.popleft())
             except IndexError:
                 break
         return out

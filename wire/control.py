@@ -7,7 +7,7 @@ on it; `control_layout` has the layouts. Never here: sockets, descriptors, polic
 import errno
 import json
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from wire.control_layout import (
@@ -47,7 +47,8 @@ __all__ = [
     "ORIGINAL_HEAD_SIZE", "ORIGINAL_HEAD_SIZE_ILP32", "ORIGINAL_MAGIC", "TRACE_KEEP", "TRACE_NOTICE", "TRACE_REPLY",
     "TRACE_REQUEST", "UNIQUE_CONTROL", "Answer", "Endpoint", "FrameFlag", "Hello", "Kind", "Message", "Mount",
     "Request", "Trace", "TraceRecord", "Verdict", "Welcome", "build_answer", "build_hello", "build_mount",
-    "build_original_mount", "build_request", "build_trace", "build_verdict", "build_welcome", "is_control", "parse",
+    "build_original_mount", "build_request", "build_trace", "build_verdict", "build_welcome", "is_control", "pack_record",
+    "parse",
 ]
 # fmt: on
 
@@ -140,16 +141,18 @@ def build_answer(body: dict[str, Any], error: int = 0, more: bool = False) -> by
     return _head(Kind.ANSWER, json.dumps(body).encode(), error, FrameFlag.MORE if more else 0)
 
 
-def build_trace(dropped: int, records: list[TraceRecord]) -> bytes:
-    """Build one TRACE frame: u32 count, u32 dropped, then records of 20 bytes and the kept bytes of each.
+def pack_record(record: TraceRecord | tuple[int, int, int, int, bytes]) -> bytes:
+    """A record of a TRACE frame: 20 bytes and what was kept."""
+    time_ns, direction, opcode, length, kept = record
+    return _RECORD.pack(time_ns, direction, opcode, length, len(kept)) + kept
+
+
+def build_trace(dropped: int, records: Sequence[bytes]) -> bytes:
+    """Build one TRACE frame of packed records: u32 count, u32 dropped, then the records.
 
     Raises WireError if they do not fit a frame; 96 records of 512 bytes do.
     """
-    parts = [_TRACE.pack(len(records), min(dropped, 0xFFFF_FFFF))]
-    for each in records:
-        parts.append(_RECORD.pack(each.time_ns, each.direction, each.opcode, each.length, len(each.kept)))
-        parts.append(each.kept)
-    return _head(Kind.TRACE, b"".join(parts))
+    return _head(Kind.TRACE, _TRACE.pack(len(records), min(dropped, 0xFFFF_FFFF)) + b"".join(records))
 
 
 class _Strings:

@@ -16,7 +16,9 @@ from tests.bench.mounting import HERE, ROOT, Daemon, Mounted, NotMeasured, daemo
 from tests.bench.turns import Missing
 
 #: the daemons that contestants may need, and their settings (perfused.toml)
-DAEMONS = {"perfused": "", "ring": "[init]\nio_uring = true\n"}
+DAEMONS = {"perfused": "", "ring": "[init]\nio_uring = true\n", "remembering": ""}
+#: and what they are started with beside
+OPTIONS = {"remembering": ("--trace",)}
 #: those of them that need the kernel's FUSE over io_uring
 URING = frozenset(("ring",))
 
@@ -77,13 +79,17 @@ TREES = (
     Contestant(MFUSEPY, ("{others}", "{here}/tree_mfusepy.py", "{source}", "{target}", "{timeout}")),
 )  # fmt: skip
 
-#: the same filesystem behind perfused: never traced; traced all the time, by perfusectl or by who throws the frames
-#: away; traced once before
-UNTRACED, TRACED, TAKEN, NO_MORE = "never traced", "traced", "traced, thrown away", "traced before"
+#: the same filesystem behind perfused: never traced; its last operations remembered (`perfused --trace`); read all the
+#: time, by perfusectl or by who throws the frames away; read once before
+UNTRACED, REMEMBERED = "never traced", "remembered"
+TRACED, TAKEN, NO_MORE = "traced", "traced, thrown away", "traced before"
 TRACING = tuple(
-    Contestant(name, ("{bin}/server-perfuse", "{target}"), "perfused", "socket")
-    for name in (UNTRACED, TRACED, TAKEN, NO_MORE)
-)
+    Contestant(name, ("{bin}/server-perfuse", "{target}"), daemon, "socket")
+    for name, daemon in (
+        (UNTRACED, "perfused"), (REMEMBERED, "remembering"), (TRACED, "perfused"), (TAKEN, "perfused"),
+        (NO_MORE, "perfused"),
+    )
+)  # fmt: skip
 #: what `--quick` measures
 QUICK = tuple(each for each in SMALL if each.name in (C, RELAY, SOCKET, RING, DIRECT, LIBPERFUSE, BEHIND))
 
@@ -154,7 +160,7 @@ def needed(
     found = {}
     for name in dict.fromkeys(each.daemon for each in table if each.daemon):
         try:
-            started = stack.enter_context(daemon(field.place, f"{name}-{tag}", DAEMONS[name]))
+            started = stack.enter_context(daemon(field.place, f"{name}-{tag}", DAEMONS[name], *OPTIONS.get(name, ())))
             if name in URING:
                 stack.enter_context(over_io_uring())
             found[name] = started

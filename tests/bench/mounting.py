@@ -159,13 +159,14 @@ def mounted(
 
 
 @contextmanager
-def daemon(place: Path, name: str, settings: str = "") -> Iterator[Daemon]:
-    """A perfused with these settings (TOML) while the block runs; NotMeasured where it does not start."""
+def daemon(place: Path, name: str, settings: str = "", *options: str) -> Iterator[Daemon]:
+    """A perfused with these settings (TOML) and options while the block runs; NotMeasured where it does not start."""
     path, log = place / f"{name}.sock", place / f"{name}.log"
     (place / f"{name}.toml").write_text(settings)
     found = Daemon(path, 0, 0)
     began = time.monotonic()
-    command = [Path(sys.executable).with_name("perfused"), "-f", "--config", place / f"{name}.toml", "--socket", path]
+    config = place / f"{name}.toml"
+    command = [Path(sys.executable).with_name("perfused"), "-f", "--config", config, "--socket", path, *options]
     with log.open("wb") as said:
         process = subprocess.Popen(command, env=found.environment, stderr=said, start_new_session=True)
     try:

@@ -20,6 +20,7 @@ REASONS: dict[str, str] = {
     "loopback behind perfused, passthrough ÷ native, random, speed, the least": "",
     "loopback behind perfused, passthrough ÷ native, sequential, speed, the least": "",
     "loopback behind perfused ÷ passthrough_ll, unpack and compile": "",
+    "remembered ÷ never traced, getattr": "",
     "traced ÷ never traced, getattr": "",
     "traced, frames thrown away ÷ never traced, getattr": "",
     "traced before ÷ never traced, getattr": "",

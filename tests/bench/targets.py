@@ -136,6 +136,8 @@ TARGETS = (
            _least("trees", _SEQUENTIAL, who.NATIVE, who.LOOPBACK_KEPT), least=0.9),
     Target("loopback behind perfused ÷ passthrough_ll, unpack and compile",
            _of("compile", works.COMPILE, who.LOOPBACK_BEHIND, who.PASSTHROUGH_LL), most=1.5),
+    Target("remembered ÷ never traced, getattr",
+           _of("tracing", works.GETATTR, who.REMEMBERED, who.UNTRACED), most=1.1),
     Target("traced ÷ never traced, getattr", _of("tracing", works.GETATTR, who.TRACED, who.UNTRACED), most=1.1),
     Target("traced, frames thrown away ÷ never traced, getattr",
            _of("tracing", works.GETATTR, who.TAKEN, who.UNTRACED), most=1.1),

@@ -102,7 +102,7 @@ BY_HAND: dict[str, tuple[bytes, bytes, Message]] = {
     "ANSWER": (control.build_answer({}), frame(6, b"{}"), Answer(0, {}, False)),
     "ANSWER with more": (control.build_answer({}, -2, more=True), frame(6, b"{}", -2, 1), Answer(-2, {}, True)),
     "TRACE": (
-        control.build_trace(9, [TraceRecord(5, 2, 15, 4096, b"abc")]),
+        control.build_trace(9, [control.pack_record(TraceRecord(5, 2, 15, 4096, b"abc"))]),
         frame(7, struct.pack("=II", 1, 9) + struct.pack("=QHHII", 5, 2, 15, 4096, 3) + b"abc"),
         Trace(9, [TraceRecord(5, 2, 15, 4096, b"abc")]),
     ),
@@ -169,7 +169,7 @@ def same(message: Message) -> bytes:
         return control.build_request(message.body)
     if isinstance(message, Answer):
         return control.build_answer(message.body, message.error, message.more)
-    return control.build_trace(*message)
+    return control.build_trace(message.dropped, [control.pack_record(each) for each in message.records])
 
 
 MESSAGES: st.SearchStrategy[Any] = st.one_of(
@@ -346,7 +346,7 @@ def test_an_answer_past_the_limit_is_refused_where_it_is_built() -> None:
 
 def test_96_records_of_512_bytes_fit_a_trace() -> None:
     records = [TraceRecord(1, 1, 1, 9999, bytes(512))] * 96
-    assert control.parse(control.build_trace(0, records)) == Trace(0, records)
+    assert control.parse(control.build_trace(0, list(map(control.pack_record, records)))) == Trace(0, records)
 
 
 def test_more_dropped_records_than_can_be_said_are_said_to_be_as_many_as_can() -> None:

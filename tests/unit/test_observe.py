@@ -27,7 +27,8 @@ from perfused.observe import (
 from perfused.states import HEAD, SLOTS, Head
 from tests.unit.engine_support import answer, ask, read_in
 from tests.unit.wire_strategies import QUICK, THOROUGH
-from wire.control import TRACE_KEEP, TRACE_NOTICE, TRACE_REPLY, TRACE_REQUEST
+from wire import control
+from wire.control import TRACE_KEEP, TRACE_NOTICE, TRACE_REPLY, TRACE_REQUEST, Trace, TraceRecord
 from wire.opcodes import OPCODES, Opcode, ReplyRule
 
 LOOKUP = ask(Opcode.LOOKUP, b"file\0", unique=2)
@@ -220,11 +221,18 @@ def test_the_text_has_title_table_and_totals() -> None:
 # -- live streams ------------------------------------------------------------------------------------------------------
 
 
+def drained(stream: Stream, most: int) -> list[TraceRecord]:
+    """What `drain` gives, as its reader sees it."""
+    trace = control.parse(control.build_trace(0, stream.drain(most)))
+    assert isinstance(trace, Trace)
+    return trace.records
+
+
 def test_a_stream_keeps_the_first_bytes_and_the_true_length() -> None:
     stream = Stream(None)
     link = ask(Opcode.SYMLINK, bytes(5000))
     stream.request(head_of(link), link)
-    (record,) = stream.drain(10)
+    (record,) = drained(stream, 10)
     assert (record.direction, record.opcode, record.length) == (TRACE_REQUEST, Opcode.SYMLINK, 5040)
     assert record.kept == link[:TRACE_KEEP]
 
@@ -233,7 +241,7 @@ def test_a_stream_keeps_no_file_data_of_a_read() -> None:
     stream = Stream(None)
     packet = answer(b"secret")
     stream.reply(head_of(ask(Opcode.READ, read_in(9))), 0, packet)
-    (record,) = stream.drain(10)
+    (record,) = drained(stream, 10)
     assert (record.direction, record.length, record.kept) == (TRACE_REPLY, 22, packet[:16])
 
 
@@ -241,7 +249,7 @@ def test_a_stream_keeps_notifications() -> None:
     stream = Stream(frozenset({Opcode.LOOKUP}))
     packet = answer(bytes(24), error=2, unique=0)
     stream.notice(packet)
-    (record,) = stream.drain(10)
+    (record,) = drained(stream, 10)
     assert (record.direction, record.opcode, record.kept) == (TRACE_NOTICE, 0, packet)
 
 
@@ -249,9 +257,9 @@ def test_a_stream_is_drained_oldest_first_and_no_more_than_asked() -> None:
     stream = Stream(None)
     for opcode in (1, 3, 15):
         stream.request(head_of(ask(opcode)), ask(opcode))
-    assert [record.opcode for record in stream.drain(2)] == [1, 3]
-    assert [record.opcode for record in stream.drain(2)] == [15]
-    assert stream.drain(2) == []
+    assert [record.opcode for record in drained(stream, 2)] == [1, 3]
+    assert [record.opcode for record in drained(stream, 2)] == [15]
+    assert drained(stream, 2) == []
 
 
 def test_a_slow_reader_loses_the_oldest_and_can_tell_how_many() -> None:
@@ -259,7 +267,7 @@ def test_a_slow_reader_loses_the_oldest_and_can_tell_how_many() -> None:
     for number in range(STREAM_KEPT + 7):
         stream.request(head_of(ask(1, unique=number)), ask(1, unique=number))
     assert stream.taken - len(stream.records) == 7
-    assert struct.unpack_from("=Q", stream.drain(1)[0].kept, 8) == (7,)
+    assert struct.unpack_from("=Q", drained(stream, 1)[0].kept, 8) == (7,)
 
 
 def test_what_a_stream_keeps_does_not_change_with_the_relays_buffer() -> None:
@@ -267,7 +275,7 @@ def test_what_a_stream_keeps_does_not_change_with_the_relays_buffer() -> None:
     buffer = bytearray(LOOKUP)
     stream.request(head_of(LOOKUP), memoryview(buffer))
     buffer[:] = bytes(len(buffer))
-    assert stream.drain(1)[0].kept == LOOKUP
+    assert drained(stream, 1)[0].kept == LOOKUP
 
 
 # -- debug lines -------------------------------------------------------------------------------------------------------
