@@ -47,8 +47,8 @@ __all__ = [
     "ORIGINAL_HEAD_SIZE", "ORIGINAL_HEAD_SIZE_ILP32", "ORIGINAL_MAGIC", "TRACE_KEEP", "TRACE_NOTICE", "TRACE_REPLY",
     "TRACE_REQUEST", "UNIQUE_CONTROL", "Answer", "Endpoint", "FrameFlag", "Hello", "Kind", "Message", "Mount",
     "Request", "Trace", "TraceRecord", "Verdict", "Welcome", "build_answer", "build_hello", "build_mount",
-    "build_original_mount", "build_request", "build_trace", "build_verdict", "build_welcome", "is_control", "pack_record",
-    "parse",
+    "build_original_mount", "build_request", "build_trace", "build_verdict", "build_welcome", "is_control",
+    "pack_record", "parse",
 ]
 # fmt: on
 
