@@ -15,16 +15,14 @@ from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple
 
-from perfused import kernel, libc
+from perfused import device_tree, kernel, libc
+from perfused.device_tree import FILE, NAME
 from perfused.kernel import PAGE, MountError, Options
 from perfused.negotiate import FRAME_OVERHEAD
 from perfused.states import Buffer
 from wire import codec
-from wire.flags import InitFlag
 from wire.opcodes import Notify, Opcode
 
-NAME = b"fuse"
-ROOT, FILE = 1, 2
 #: in_header with read_in or write_in, which are laid out alike; 40 bytes each
 HEAD = struct.Struct(codec.in_header.format + "QQIIQII")
 LEN, OPCODE, UNIQUE, NODEID = range(4)
@@ -35,7 +33,6 @@ OUT = codec.out_header.struct
 _TAKEN = struct.Struct(codec.out_header.format + "II")
 _TAKEN_SIZE = OUT.size + 8
 _U32 = struct.Struct("=I")
-_FOREVER = 1 << 40
 #: the least a buffer for a request must hold, before INIT says more (fuse.h, FUSE_MIN_READ_BUFFER)
 LEAST_READ = 8192
 #: A reply below this is not continued by another WRITE: the kernel breaks one only where it fills `max_pages` pages,
@@ -49,13 +46,11 @@ PIECE_WAIT = 1.0
 FOPEN_DIRECT_IO, FOPEN_NONSEEKABLE, FOPEN_STREAM, FOPEN_NOFLUSH = 1 << 0, 1 << 2, 1 << 4, 1 << 5
 #: STREAM: reading and writing share no position, and so no lock.
 OPEN_FLAGS = FOPEN_DIRECT_IO | FOPEN_NONSEEKABLE | FOPEN_STREAM | FOPEN_NOFLUSH
-_INIT = InitFlag.MAX_PAGES | InitFlag.BIG_WRITES | InitFlag.ATOMIC_O_TRUNC
 POLL_SCHEDULE_NOTIFY = 1
 _WRITABLE = select.POLLOUT | select.POLLWRNORM
 _READABLE = select.POLLIN | select.POLLRDNORM
 _PASSING = frozenset({errno.EINTR, errno.EAGAIN, errno.ENOENT})
 _CLOSED = frozenset({errno.ENODEV, errno.ECONNABORTED})
-_SILENT = frozenset({Opcode.FORGET, Opcode.BATCH_FORGET, Opcode.INTERRUPT})
 
 
 class Made(NamedTuple):
@@ -295,26 +290,10 @@ class DeviceFile:
         elif opcode == Opcode.RELEASE:
             self._answer(unique)
             self._released(codec.release_in.unpack_from(body).fh)
-        elif opcode == Opcode.GETATTR:
-            self._answer(unique, 0, codec.attr_out.pack(_FOREVER, 0, 0, *_attributes(nodeid)))
-        elif opcode == Opcode.LOOKUP and nodeid == ROOT and body.rstrip(b"\0") == NAME:
-            entry = codec.entry_out.pack(FILE, 0, _FOREVER, _FOREVER, 0, 0, *_attributes(FILE))
-            self._answer(unique, 0, entry)
-        elif opcode == Opcode.INIT:
-            self._answer(unique, 0, self._init(body))
-        elif opcode == Opcode.STATFS:
-            self._answer(unique, 0, bytes(codec.statfs_out.size))
-        elif opcode not in _SILENT:
-            self._answer(unique, -_REFUSALS.get(opcode, errno.ENOSYS))
-
-    def _init(self, body: bytes) -> bytes:
-        offered = codec.init_in.unpack_from(body.ljust(codec.init_in.size, b"\0"))
-        # No read-ahead: what reads through the page cache all the same asks for a page, which is less than any READ.
-        return codec.init_out.pack(*codec.init_out.make(
-            major=offered.major, minor=min(offered.minor, 45), max_readahead=0, flags=_INIT & offered.flags,
-            max_background=12, congestion_threshold=9, max_write=self.max_write, time_gran=1,
-            max_pages=min(kernel.max_pages(), 65_535),
-        ))  # fmt: skip
+        else:
+            found = device_tree.answer(opcode, nodeid, body, self.max_write)
+            if found is not None:
+                self._answer(unique, *found)
 
     def _released(self, handle: int) -> None:
         self.handles.discard(handle)
@@ -399,16 +378,3 @@ class DeviceFile:
         except OSError:
             return False
         return True
-
-
-def _attributes(nodeid: int) -> tuple[int, ...]:
-    mode, links = (0o40555, 2) if nodeid == ROOT else (0o100666, 1)
-    return (nodeid, 0, 0, 0, 0, 0, 0, 0, 0, mode, links, os.geteuid(), os.getegid(), 0, PAGE, 0)
-
-
-_REFUSALS: dict[int, int] = {
-    Opcode.LOOKUP: errno.ENOENT,
-    Opcode.IOCTL: errno.ENOTTY,
-    Opcode.SETATTR: errno.EPERM,
-    Opcode.OPEN: errno.EPERM,
-}

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from perfused import device_file
+from perfused import device_file, device_tree
 from perfused.device_file import BACKLOG, LEAST_PIECE, DeviceFile
 from wire import codec
 from wire.opcodes import Opcode
@@ -33,7 +33,7 @@ class Kernel:
         self.buffer = bytearray(FRAME)
 
     def ask(self, opcode: int, unique: int, body: bytes) -> None:
-        head = codec.in_header.pack(40 + len(body), opcode, unique, device_file.FILE, 0, 0, 1, 0, 0)
+        head = codec.in_header.pack(40 + len(body), opcode, unique, device_tree.FILE, 0, 0, 1, 0, 0)
         self.sock.send(head + body)
 
     def write(self, unique: int, data: bytes, offset: int = 0) -> int:
