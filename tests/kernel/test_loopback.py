@@ -8,6 +8,7 @@ import errno
 import fcntl
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -134,6 +135,28 @@ def test_every_assertion_of_the_posix_suite_holds(mounted: Mount, tmp_path: Path
 def test_setuid_is_lost_also_where_the_kernel_writes_itself(mounted: Mount, tmp_path: Path) -> None:
     only = ("chmod/cleared", "write/", "open/old", "open/text-busy", "ftruncate/")
     assert failures(suite(mounted("--passthrough").target, tmp_path / "report", *only)) == []
+
+
+def test_a_program_runs_while_somebody_reads_what_the_kernel_reads_itself(mounted: Mount) -> None:
+    loopback = mounted("--passthrough")
+    shutil.copy("/bin/true", loopback.target / "program")
+    with open(loopback.target / "program", "rb") as file:
+        assert file.read(4) == b"\x7fELF"
+        for place in (loopback.target, loopback.source):
+            assert subprocess.run([place / "program"], check=False, timeout=30).returncode == 0
+
+
+@pytest.mark.parametrize("again", ["opened", "replaced"])
+def test_what_the_kernel_reads_itself_is_the_file_that_was_opened(mounted: Mount, again: str) -> None:
+    loopback = mounted("--passthrough", "--entry-timeout", "0")
+    (loopback.target / "file").write_text("one")
+    assert (loopback.target / "file").read_text() == "one"
+    if again == "replaced":
+        (loopback.source / "new").write_text("two")
+        (loopback.source / "new").rename(loopback.source / "file")
+    else:
+        (loopback.source / "file").write_text("two")
+    assert (loopback.target / "file").read_text() == "two"
 
 
 def test_a_full_source_answers_as_the_suite_expects(mounted: Mount, tmp_path: Path) -> None:
