@@ -16,7 +16,6 @@ from typing import Any, NamedTuple, NoReturn
 from perfused import channel, config, device_file, libc, placing, worker
 from perfused.config import Config
 from perfused.device_file import DeviceFile
-from perfused.kernel import MountInfo
 from perfused.log import LOGGER
 from perfused.policy import Client
 from wire.control import Endpoint
@@ -134,7 +133,7 @@ def _open(job: Job, made: device_file.Made) -> NoReturn:
         os._exit(0)
 
 
-def _mount(job: Job, message: dict[str, Any], own: tuple[int, int]) -> tuple[placing.Job, int, MountInfo] | None:
+def _mount(job: Job, message: dict[str, Any], own: tuple[int, int]) -> tuple[placing.Job, placing.Placed] | None:
     """Take MOUNT from the client's connection and do it; None where it was refused, and the daemon told."""
     LOGGER.setLevel(message["level"])
     mounting = placing.Job(
@@ -142,7 +141,7 @@ def _mount(job: Job, message: dict[str, Any], own: tuple[int, int]) -> tuple[pla
         job.connection, -1, job.namespace, job.channel, job.debug, message["trace"],
     )  # fmt: skip
     try:
-        return (mounting, *placing.perform_apart(mounting, own))
+        return mounting, placing.perform_apart(mounting, own)
     except OSError as bad:
         channel.send(job.channel, placing.failure(bad))
         return None

@@ -64,9 +64,17 @@ class Job(NamedTuple):
         )  # fmt: skip
 
 
-def perform_apart(job: Job, own: tuple[int, int] | None = None) -> tuple[int, MountInfo]:
-    """`perform` in a process of its own, which is gone afterwards with all that it took: its pages, the target's
-    descriptor, the client's mount namespace. Raises as `perform` does; MountError EIO where that process is killed.
+class Placed(NamedTuple):
+    """A mount: the kernel's descriptor, what stands in mountinfo, and the process that mounted it, to be reaped."""
+
+    device: int
+    where: MountInfo
+    mounter: int
+
+
+def perform_apart(job: Job, own: tuple[int, int] | None = None) -> Placed:
+    """`perform` in a process of its own, which takes all that it took along: its pages, the target's descriptor, the
+    client's mount namespace. Raises as `perform` does; MountError EIO where that process is killed.
     """
     ours, theirs = channel.pair()
     with ours:
@@ -76,12 +84,12 @@ def perform_apart(job: Job, own: tuple[int, int] | None = None) -> tuple[int, Mo
             if not pid:
                 _perform_and_end(job, own, theirs, parent)
         message, fds = channel.receive(ours)
-        os.waitpid(pid, 0)
+    if message is not None and "mounted" in message:
+        return Placed(fds[0], MountInfo(**message["mounted"]), pid)
+    os.waitpid(pid, 0)
     if message is None:
         raise MountError(errno.EIO, "the process that was to mount has ended")
-    if "failed" in message:
-        raise MountError(message["failed"], message["message"])
-    return fds[0], MountInfo(**message["mounted"])
+    raise MountError(message["failed"], message["message"])
 
 
 def _perform_and_end(job: Job, own: tuple[int, int] | None, sock: socket.socket, parent: int) -> NoReturn:

@@ -2,10 +2,12 @@
 
 The daemon's own pages change all the time, and a worker forked from it keeps a copy of all that changed since. This
 process is the same after every fork, so its workers share what they do not write themselves. A worker is forked twice,
-so that the daemon, who takes orphans in, is its parent and reaps it. It does nothing until it is handed its job. Where
-this process fails, the daemon forks by itself, and starts another: no mount waits for it. Never here: what a job is.
+so that the daemon, who takes orphans in, is its parent and reaps it. It does nothing until it is handed its job, and
+one always waits for the next. Where this process fails, the daemon forks by itself, and starts another: no mount waits
+for it. Never here: what a job is.
 """
 
+import contextlib
 import errno
 import gc
 import marshal
@@ -27,6 +29,8 @@ from perfused.readymade import Readymade
 
 #: seconds a fork may take
 PATIENCE = 3.0
+#: seconds after a mount until a worker is forked for the next: the mount itself comes first
+REFILL = 0.05
 #: seconds between two starts of it, at least
 RETRY = 1.0
 PR_SET_CHILD_SUBREAPER = 36
@@ -48,6 +52,8 @@ class Spawner:
         self._sock: socket.socket | None = None
         self._pid = 0
         self._started = 0.0
+        #: a worker without a job, which nobody watches: where it has ended, it cannot be handed one
+        self._spare: tuple[int, socket.socket] | None = None
         #: it and those before it that have not ended yet
         self.pids: set[int] = set()
 
@@ -62,6 +68,7 @@ class Spawner:
             self._sock = mine
             self.pids.add(self._pid)
             self._loop.watch_child(self._pid, partial(self._ended, self._pid))
+            self._loop.later(REFILL, self._fill)
         except OSError as bad:
             LOGGER.error("the spawner cannot be started: %s", bad.strerror)
             self.close()
@@ -71,7 +78,9 @@ class Spawner:
         """Let it end."""
         if self._sock is not None:
             self._sock.close()
-        self._sock, self._pid = None, 0
+        if self._spare is not None:
+            self._spare[1].close()
+        self._sock, self._pid, self._spare = None, 0, None
 
     def spawn(self, make: Callable[[socket.socket], Job]) -> tuple[int, socket.socket]:
         """Start a worker: its pid, a child of ours, and our end of the channel that `make` puts into its job.
@@ -79,21 +88,45 @@ class Spawner:
         Raises OSError where no process can be forked.
         """
         if self._sock is not None:
-            ours, theirs = channel.pair()
-            try:
-                with theirs:
-                    pid = self._ask(self._sock, theirs.fileno())
-                    _hand_over(ours, make(theirs))
+            self._loop.later(REFILL, self._fill)
+        for forked in (self._take_spare, self._forked):
+            if self._sock is None:
+                break
+            found = forked()
+            if found is None:
+                continue
+            pid, ours = found
+            if _hand_over(ours, make(ours)):
                 return pid, ours
-            except SpawnerFault as fault:
-                # Should there be a worker all the same, an end of file is all that it ever reads.
-                ours.close()
-                LOGGER.error("the spawner: %s", fault)
-                self._give_up()
-            except BaseException:
-                ours.close()
-                raise
+            # Should there be a worker all the same, an end of file is all that it ever reads.
+            ours.close()
         return self._fork(make)
+
+    def _take_spare(self) -> tuple[int, socket.socket] | None:
+        spare, self._spare = self._spare, None
+        return spare
+
+    def _fill(self) -> None:
+        """Have one worker wait for its job, so that the next mount need not wait for a fork."""
+        if self._spare is None and self._sock is not None:
+            with contextlib.suppress(OSError):
+                self._spare = self._forked()
+
+    def _forked(self) -> tuple[int, socket.socket] | None:
+        """A worker that waits for its job, and our end of the channel to it; None where nobody forks."""
+        assert self._sock is not None
+        ours, theirs = channel.pair()
+        try:
+            with theirs:
+                return self._ask(self._sock, theirs.fileno()), ours
+        except SpawnerFault as fault:
+            ours.close()
+            LOGGER.error("the spawner: %s", fault)
+            self._give_up()
+            return None
+        except BaseException:
+            ours.close()
+            raise
 
     @staticmethod
     def _fork(make: Callable[[socket.socket], Job]) -> tuple[int, socket.socket]:
@@ -218,6 +251,7 @@ def _fork_and_end(fd: int, write: int, settings: Config, readymade: Readymade) -
         if pid:
             os.write(write, _PID.pack(max(pid, 0), code))
             os._exit(0)
+        libc.set_name("perfused-spare")
         unmounting.close_all_but({fd} | readymade.descriptors() | log.descriptors())
         sock = socket.socket(fileno=fd)
         packet, fds = channel.receive_packet(sock)
@@ -230,15 +264,16 @@ def _fork_and_end(fd: int, write: int, settings: Config, readymade: Readymade) -
         os._exit(0)
 
 
-def _hand_over(sock: socket.socket, job: Job) -> None:
-    """Tell a worker that waits at the other end what it is for."""
+def _hand_over(sock: socket.socket, job: Job) -> bool:
+    """Tell a worker that waits at the other end what it is for; False where none does."""
     plain, fds = job.plain()
     packet = marshal.dumps((isinstance(job, early.Job), LOGGER.level, plain))
     rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack(f"={len(fds)}i", *fds))]
     try:
         sock.sendmsg([packet], rights, socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT)
-    except OSError as bad:
-        raise SpawnerFault(f"its worker takes no job: {bad.strerror}") from None
+    except OSError:
+        return False
+    return True
 
 
 def _work(job: Job, readymade: Readymade | None = None) -> NoReturn:

@@ -23,7 +23,7 @@ from perfused.engine import Engine
 from perfused.kernel import MountInfo
 from perfused.log import LOGGER
 from perfused.negotiate import names, refused_bits
-from perfused.placing import Job, drop_privileges, failure, perform_apart
+from perfused.placing import Job, Placed, drop_privileges, failure, perform_apart
 from perfused.readymade import Readymade
 from perfused.relay import ABORTED, CLOSED, UNMOUNTED, Relay
 from perfused.states import (
@@ -66,24 +66,23 @@ def run(job: Job, readymade: Readymade | None = None) -> NoReturn:
 
 def _mount_and_serve(job: Job, readymade: Readymade | None) -> int:
     try:
-        device, where = perform_apart(job)
+        placed = perform_apart(job)
     except OSError as bad:
         channel.send(job.channel, failure(bad))
         return 0
     for fd in (job.direct_device, job.namespace):
         if fd >= 0:
             os.close(fd)
-    return serve_mounted(job, device, where, None, readymade)
+    return serve_mounted(job, placed, None, readymade)
 
 
-def serve_mounted(
-    job: Job, device: int, where: MountInfo, file: DeviceFile | None, readymade: Readymade | None = None
-) -> int:
+def serve_mounted(job: Job, placed: Placed, file: DeviceFile | None, readymade: Readymade | None = None) -> int:
     """Give the daemon's rights up, report the mount, and relay when told to go; the process's exit status."""
     libc.set_name("perfused-mount")
-    worker = Worker(job, device, where, file, readymade)
+    worker = Worker(job, placed.device, placed.where, file, readymade)
     drop_privileges(job.config.daemon.worker_user)
-    channel.send(job.channel, {"mounted": where._asdict()})
+    channel.send(job.channel, {"mounted": placed.where._asdict()})
+    os.waitpid(placed.mounter, 0)
     message, _ = channel.receive(job.channel)
     if message is None or message.get("op") != "go":
         return 1

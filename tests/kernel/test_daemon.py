@@ -329,7 +329,7 @@ def test_it_works_inside_a_user_namespace(tmp_path: Path, target: Path) -> None:
         for i in $(seq 200); do grep -q {target} /proc/self/mounts && break; sleep 0.05; done
         head -c 3000000 /dev/urandom > {tmp_path}/data
         cp {tmp_path}/data {target}/data; cmp {tmp_path}/data {target}/data && echo same
-        grep CapPrm /proc/$(pgrep -P $daemon | tail -1)/status
+        grep CapPrm /proc/$(pgrep -P $daemon -x perfused-mount)/status
         {sys.executable} -m perfused.cli.control umount {target}; wait $fs; echo filesystem $?
         kill $daemon; wait $daemon; echo daemon $?
     """

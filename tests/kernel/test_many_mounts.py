@@ -243,6 +243,24 @@ def test_a_spawner_that_was_stuck_is_killed_and_replaced(
     assert not Path(f"/proc/{first}").exists()
 
 
+def test_a_mount_is_made_though_the_worker_that_waited_for_it_was_killed(
+    daemon: Daemon, target: Path, scripted: Callable[..., Scripted]
+) -> None:
+    (spare,) = eventually(lambda: children(daemon, "perfused-spare"), "a worker waits for its job")
+    os.kill(spare, signal.SIGKILL)
+    scripted(target)
+    assert (target / "file").read_bytes() == CONTENT
+    assert spare not in daemon.workers()
+
+
+def test_only_one_worker_waits_for_a_job(daemon: Daemon, tmp_path: Path, scripted: Callable[..., Scripted]) -> None:
+    for name in ("one", "two", "three"):
+        (tmp_path / name).mkdir()
+        scripted(tmp_path / name)
+    eventually(lambda: children(daemon, "perfused-spare"), "a worker waits for its job")
+    assert len(children(daemon, "perfused-spare")) == 1
+
+
 def test_the_spawner_ends_with_a_daemon_that_is_killed(daemon: Daemon) -> None:
     pid = spawner(daemon)
     daemon.process.kill()
