@@ -1,6 +1,6 @@
 """One process a mount: mounts with the daemon's rights, gives them up for good, then relays until either side is gone.
 
-Forked from the supervisor, so nothing is imported twice. Talks to it over a channel (messages: README of `supervisor`).
+Forked from the `spawner`, so nothing is imported twice. Talks to the supervisor over a channel (messages: there).
 Never here: who is served next, and what happens to the mount point afterwards; the worker could not unmount it.
 """
 
