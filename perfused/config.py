@@ -101,6 +101,8 @@ class Init:
     refuse: list[str] = field(default_factory=list)
     #: bytes of the largest frame a device carries; 0 is what the kernel's max_pages_limit needs
     max_frame: int = 0
+    #: requests come over io_uring where the kernel offers it; on the endpoint `socket`
+    io_uring: bool = False
 
 
 @dataclass(frozen=True)

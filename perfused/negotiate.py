@@ -153,6 +153,41 @@ def settle(frame: bytes | memoryview, offered: Offer, max_frame: int) -> tuple[b
     return bytes(out), terms, notes
 
 
+def offers_ring(frame: bytes | bytearray | memoryview) -> bool:
+    """Whether the kernel's INIT request offers FUSE over io_uring (7.42, flags2)."""
+    if len(frame) < _FLAGS2_AT + 4 or not _U32.unpack_from(frame, _FLAGS_AT)[0] & InitFlag.INIT_EXT:
+        return False
+    return bool(_U32.unpack_from(frame, _FLAGS2_AT)[0] << 32 & InitFlag.OVER_IO_URING)
+
+
+def hide(frame: bytes | bytearray | memoryview, flags: int) -> tuple[bytes, int]:
+    """The kernel's INIT request without these flags of its second word, and those of them that it had offered."""
+    if len(frame) < _FLAGS2_AT + 4:
+        return bytes(frame), 0
+    out = bytearray(frame)
+    (offered,) = _U32.unpack_from(out, _FLAGS2_AT)
+    _U32.pack_into(out, _FLAGS2_AT, offered & ~(flags >> 32))
+    return bytes(out), offered << 32 & flags
+
+
+def agree_ring(frame: bytes) -> bytes | None:
+    """A settled INIT reply with OVER_IO_URING in it, 64 bytes of init_out; None where its minor has no flags.
+
+    For the kernel alone, and only by who then gives it a ring: it holds all requests back until it has one.
+    """
+    if len(frame) < OUT_HEADER + INIT_OUT_SIZES[1] or _U32.unpack_from(frame, OUT_HEADER + 4)[0] < 6:
+        return None
+    out = bytearray(frame.ljust(OUT_HEADER + INIT_OUT_SIZES[2], b"\0"))
+    (flags,) = _U32.unpack_from(out, OUT_HEADER + 12)
+    if not flags & InitFlag.INIT_EXT:
+        _U32.pack_into(out, OUT_HEADER + 32, 0)
+    _U32.pack_into(out, OUT_HEADER + 12, flags | InitFlag.INIT_EXT)
+    (flags2,) = _U32.unpack_from(out, OUT_HEADER + 32)
+    _U32.pack_into(out, OUT_HEADER + 32, flags2 | InitFlag.OVER_IO_URING >> 32)
+    _U32.pack_into(out, 0, len(out))
+    return bytes(out)
+
+
 def reasons(masked: int) -> dict[str, int]:
     """Why INIT bits are not offered, as a sentence without its end -> the bits."""
     found: dict[str, int] = {}

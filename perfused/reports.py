@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from perfused import observe
 from perfused.engine import describe
 from perfused.negotiate import names
+from perfused.ring_relay import RingRelay
 from perfused.states import NODEID, OPCODE, PID, UID
 from wire.control import Endpoint
 from wire.opcodes import name_of
@@ -40,6 +41,7 @@ def stats(worker: "Worker") -> dict[str, Any]:
         "flags": names(terms.flags).split(", ") if terms and terms.flags else [],
         "max_write": terms.max_write if terms else None,
         "max_pages": terms.max_pages if terms else None,
+        "io_uring": isinstance(worker.relay, RingRelay) and worker.relay.over_io_uring,
         "requests": observe.frequent(counters.requests),
         "errors": observe.frequent(counters.errors),
         "in_flight": len(engine.inflight),

@@ -26,6 +26,7 @@ from perfused.negotiate import names, refused_bits
 from perfused.placing import Job, Placed, drop_privileges, failure, perform_apart
 from perfused.readymade import Readymade
 from perfused.relay import ABORTED, CLOSED, UNMOUNTED, Relay
+from perfused.ring_relay import RingRelay
 from perfused.states import (
     AnsweredHere,
     Event,
@@ -119,11 +120,15 @@ class Worker:
             interrupt_grace=config.requests.interrupt_grace,
             killed_grace=config.requests.killed_grace,
         )
-        if readymade and job.endpoint is Endpoint.SOCKET and readymade.fits(rules):
+        if config.init.io_uring and job.endpoint is Endpoint.SOCKET:
+            self.relay: Relay = RingRelay(Engine(rules, self._event), device, job.device_socket, self._ended)
+        elif readymade and job.endpoint is Endpoint.SOCKET and readymade.fits(rules):
             readymade.connect(device, job.device_socket)
             self.relay = readymade.take(rules, self._event, self._ended)
         else:
             self.relay = Relay(Engine(rules, self._event), device, file or job.device_socket, self._ended)
+        if config.init.io_uring and file:
+            LOGGER.info("%s: no io_uring, /dev/fuse is read and written: not behind a device file", where.target)
         self.engine, self.device = self.relay.engine, self.relay.device
         self.reasons: deque[str] = deque(maxlen=4)
         self._relaying: list[threading.Thread] = []

@@ -1,0 +1,73 @@
+"""Over io_uring a mount does what it does over /dev/fuse: tests of the plain relay once more, on a daemon with it."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.kernel import test_bad_replies, test_ends, test_notifications, test_requests
+from tests.kernel.conftest import Daemon
+from tests.kernel.rings import ENABLE, RING, missing, offered, setting
+from tests.kernel.test_bad_replies import Shared
+from tests.kernel.test_notifications import cached
+
+__all__ = ["cached", "offered"]
+
+#: NOTIFY_RESEND brings nothing again over a ring: `test_uring` has what is done about it
+ELSEWHERE = {"test_after_resend_a_request_that_was_forgotten_comes_again_and_is_answered"}
+
+for _module in (test_ends, test_requests, test_notifications, test_bad_replies):
+    globals().update(
+        {name: each for name, each in vars(_module).items() if name.startswith("test_") and name not in ELSEWHERE}
+    )
+
+
+@pytest.fixture(autouse=True)
+def _offered(offered: None) -> None:
+    """Here every test has the kernel's offer."""
+
+
+@pytest.fixture
+def daemons(daemons: Callable[..., Daemon]) -> Iterator[Callable[..., Daemon]]:
+    """As everywhere, but each takes io_uring, and what has mounted on a socket has used it."""
+    started: list[Daemon] = []
+
+    def start(config: str = "", *more: object) -> Daemon:
+        started.append(daemons(RING + config, *more))
+        return started[-1]
+
+    yield start
+    for each in started:
+        log = each.log()
+        assert log.count("FUSE 7.") == log.count("FUSE over io_uring"), "a mount went over /dev/fuse"
+
+
+@pytest.fixture(scope="module")
+def shared(namespace: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shared]:
+    """What test_bad_replies shares, over io_uring."""
+    if missing():
+        pytest.skip(missing())
+    place = tmp_path_factory.mktemp("shared")
+    daemon = Daemon(place, RING, (), {})
+    (bystander := place / "bystander").mkdir()
+    with setting(ENABLE, "Y"):
+        daemon.rawfs(bystander, "-T", "0")
+        (bystander / "file").write_bytes(test_bad_replies.CONTENT)
+    assert daemon.stats(bystander)["io_uring"]
+    yield Shared(daemon, bystander)
+    noticed = daemon.stats(bystander)["bad_replies"]
+    assert daemon.stop() == 0
+    for program in daemon.programs:
+        assert program.stdout is not None
+        program.stdout.close()
+        program.wait(timeout=10)
+    assert noticed == 0
+    assert "Traceback" not in daemon.log()
+    assert (daemon.log().count("FUSE 7.")) == daemon.log().count("FUSE over io_uring")
+
+
+def test_the_daemon_of_these_tests_uses_the_ring(daemon: Daemon, target: Path) -> None:
+    daemon.rawfs(target)
+    (target / "file").touch()
+    assert daemon.stats(target)["io_uring"]
+    daemon.ctl("umount", target)
