@@ -45,7 +45,7 @@ from wire import codec, compat
 from wire.control import UNIQUE_CONTROL
 from wire.errors import WireError
 from wire.flags import UNIQUE_RESEND
-from wire.opcodes import BY_NUMBER, NOTIFY_BY_NUMBER, Notify, Opcode, ReplyRule, name_of
+from wire.opcodes import BY_NUMBER, NOTIFY_BY_NUMBER, Notify, Opcode, ReplyRule
 
 
 class Engine:
@@ -398,8 +398,3 @@ class Engine:
             return frame if then is None else then(head, error, frame)
 
         return observed
-
-
-def describe(head: Head) -> str:
-    """A request in flight, for a log line."""
-    return f"{name_of(head[OPCODE])} unique={head[UNIQUE]} nodeid={head[NODEID]} pid={head[PID]}"

@@ -6,7 +6,6 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from perfused import observe
-from perfused.engine import describe
 from perfused.negotiate import names
 from perfused.ring_relay import RingRelay
 from perfused.states import NODEID, OPCODE, PID, UID
@@ -30,7 +29,7 @@ def stats(worker: "Worker") -> dict[str, Any]:
             "uid": head[UID],
             "pid": head[PID],
             "seen_s": round(now - engine.seen[unique], 3) if unique in engine.seen else 0.0,
-            "text": describe(head),
+            "text": f"{name_of(head[OPCODE])} unique={unique} nodeid={head[NODEID]} pid={head[PID]}",
         }
         for unique, head in sorted(engine.inflight.items(), key=lambda each: engine.seen.get(each[0], now))
     ]

@@ -1,6 +1,5 @@
 """The parts of perfusectl exec that need no kernel of ours: the filter, the structs, a thread's memory, the choice."""
 
-import ctypes
 import mmap
 import os
 import re
@@ -9,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from cffi import FFI
 
 from libperfuse.launch import filter as stopping
 from libperfuse.launch import notify, tracee
@@ -112,30 +112,43 @@ def test_structs_are_as_long_as_the_headers(struct_name: str, made: struct.Struc
     assert sum(sizes[each] for each in fields) == made.size
 
 
+ffi = FFI()
+ffi.cdef("int mprotect(void *at, size_t length, int protection);")
+libc = ffi.dlopen(None)
+
+
+def address(place: "FFI.CData") -> int:
+    """Where something of cffi's is."""
+    return int(ffi.cast("uintptr_t", place))
+
+
+def put(at: int, data: bytes) -> None:
+    """Write bytes there."""
+    ffi.memmove(ffi.cast("char *", at), data, len(data))
+
+
 @pytest.fixture
 def two_pages() -> Iterator[int]:
     """The address of a page of mine after which there is nothing."""
     room = mmap.mmap(-1, 2 * tracee.PAGE)
-    libc = ctypes.CDLL(None, use_errno=True)
-    view = ctypes.c_char.from_buffer(room)
-    address = ctypes.addressof(view)
-    none = 0
-    assert libc.mprotect(ctypes.c_void_p(address + tracee.PAGE), tracee.PAGE, none) == 0
-    yield address
-    assert libc.mprotect(ctypes.c_void_p(address + tracee.PAGE), tracee.PAGE, 3) == 0
-    del view
+    view = ffi.from_buffer(room)
+    second = view + tracee.PAGE
+    assert libc.mprotect(second, tracee.PAGE, 0) == 0
+    yield address(view)
+    assert libc.mprotect(second, tracee.PAGE, mmap.PROT_READ | mmap.PROT_WRITE) == 0
+    del view, second
     room.close()
 
 
 @pytest.mark.parametrize("length", [0, 1, 126, 127, 128, 129, 4000, 4095])
 def test_a_string_is_read_up_to_where_memory_ends(two_pages: int, length: int) -> None:
     at = two_pages + tracee.PAGE - length - 1
-    ctypes.memmove(at, b"x" * length + b"\0", length + 1)
+    put(at, b"x" * length + b"\0")
     assert tracee.text(os.getpid(), at) == b"x" * length
 
 
 def test_a_string_that_runs_into_nothing_is_a_bad_address(two_pages: int) -> None:
-    ctypes.memmove(two_pages + tracee.PAGE - 10, b"x" * 10, 10)
+    put(two_pages + tracee.PAGE - 10, b"x" * 10)
     with pytest.raises(OSError, match="Bad address"):
         tracee.text(os.getpid(), two_pages + tracee.PAGE - 10)
     with pytest.raises(OSError, match="Bad address"):
@@ -143,17 +156,19 @@ def test_a_string_that_runs_into_nothing_is_a_bad_address(two_pages: int) -> Non
 
 
 def test_options_that_run_into_nothing_end_there(two_pages: int) -> None:
-    ctypes.memmove(two_pages + tracee.PAGE - 10, b"x" * 10, 10)
+    put(two_pages + tracee.PAGE - 10, b"x" * 10)
     assert tracee.page(os.getpid(), two_pages + tracee.PAGE - 10) == b"x" * 10
     assert tracee.page(os.getpid(), 0) == b""
 
 
 def test_a_string_over_two_pages_is_whole() -> None:
-    room = ctypes.create_string_buffer(b"a" * 5000 + b"\0", 3 * tracee.PAGE)
-    assert tracee.text(os.getpid(), ctypes.addressof(room) + 1000) == b"a" * 4000
+    room = ffi.new("char[]", 3 * tracee.PAGE)
+    start = address(room)
+    put(start, b"a" * 5000)
+    assert tracee.text(os.getpid(), start + 1000) == b"a" * 4000
     # The longest path, as long as the kernel would read.
-    assert len(tracee.text(os.getpid(), ctypes.addressof(room))) >= tracee.PAGE
-    assert tracee.page(os.getpid(), ctypes.addressof(room)) == b"a" * (tracee.PAGE - 1)
+    assert len(tracee.text(os.getpid(), start)) >= tracee.PAGE
+    assert tracee.page(os.getpid(), start) == b"a" * (tracee.PAGE - 1)
     assert tracee.text(os.getpid(), 0) == b""
 
 
