@@ -175,10 +175,10 @@ def attach(device: int, options: Options, context: int, mounted: int, target: in
             raise MountError(
                 bad.errno, f"the mount could not be attached: {bad.strerror}{said and ' (' + said + ')'}"
             ) from None
-        for line in mounts(proc):
-            if line.mount_id == mount_id:
-                return line._replace(unique=libc.unique_mount_id(mount_id, line.minor))
-        raise MountError(errno.EIO, "the mount was attached and is gone again")
+        line = mount_by_id(mount_id, proc)
+        if line is None:
+            raise MountError(errno.EIO, "the mount was attached and is gone again")
+        return line._replace(unique=libc.unique_mount_id(mount_id, line.minor))
     finally:
         for fd in (context, mounted):
             if fd >= 0:
@@ -233,9 +233,19 @@ def mounts(proc: int | None = None) -> list[MountInfo]:
 
     `proc` is a descriptor of a /proc to be trusted, where the one at /proc may be somebody else's.
     """
+    return [_parse_mountinfo(line) for line in _mountinfo(proc)]
+
+
+def mount_by_id(mount_id: int, proc: int | None = None) -> MountInfo | None:
+    """The mount of this id in mountinfo, None where there is none; `proc` as for `mounts`, which costs more."""
+    start = f"{mount_id} "
+    return next((_parse_mountinfo(line) for line in _mountinfo(proc) if line.startswith(start)), None)
+
+
+def _mountinfo(proc: int | None) -> list[str]:
     fd = os.open("self/mountinfo", os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc) if proc is not None else -1
     with open(fd if proc is not None else "/proc/self/mountinfo", errors="surrogateescape") as lines:
-        return [_parse_mountinfo(line) for line in lines]
+        return lines.readlines()
 
 
 def _parse_mountinfo(line: str) -> MountInfo:
@@ -293,7 +303,5 @@ def find_mount(mount_id: int, minor: int, unique: int, proc: int | None = None) 
     """
     if unique and not libc.mount_stands(unique):
         return None
-    for line in mounts(proc):
-        if (line.mount_id, line.major, line.minor) == (mount_id, 0, minor):
-            return line
-    return None
+    line = mount_by_id(mount_id, proc)
+    return line if line is not None and (line.major, line.minor) == (0, minor) else None

@@ -4,6 +4,7 @@ Every function raises OSError with the errno of the call. Numbers and flags are 
 above 423 have one number on every architecture. Nothing here decides anything.
 """
 
+import errno
 import os
 import struct
 from typing import Any, NamedTuple
@@ -65,6 +66,7 @@ UMOUNT_NOFOLLOW = 8
 
 STATMOUNT_MNT_BASIC = 0x2
 LSMT_ROOT = 0xFFFF_FFFF_FFFF_FFFF
+LISTMOUNT_REVERSE = 1
 
 AT_FDCWD = -100
 AT_SYMLINK_NOFOLLOW = 0x100
@@ -290,11 +292,14 @@ def unique_mount_id(mount_id: int, minor: int) -> int:
     By listmount(2) and statmount(2), which ask no filesystem; 0 where it is not there or the kernel (before 6.8) has
     neither.
     """
-    last = 0
+    last, order = 0, LISTMOUNT_REVERSE  # it is mostly the newest that is asked for
     while True:
         ids = ffi.new("uint64_t[512]")
         request = ffi.new("char[]", struct.pack("=IIQQ", 24, 0, LSMT_ROOT, last))
-        count = int(_libc.syscall(SYS_LISTMOUNT, request, ids, _long(512), _long(0)))
+        count = int(_libc.syscall(SYS_LISTMOUNT, request, ids, _long(512), _long(order)))
+        if count < 0 and order and ffi.errno == errno.EINVAL:
+            order = 0  # before 6.11 the oldest come first
+            continue
         if count <= 0:
             return 0
         for at in range(count):
