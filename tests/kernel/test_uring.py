@@ -322,12 +322,10 @@ def test_without_memory_for_the_entries_the_mount_works(
     offered: None, daemons: Daemons, target: Path, scripted: Mount
 ) -> None:
     daemon = daemons(RING)
-    (used,) = (int(line.split()[1]) for line in _status(daemon.process.pid) if line.startswith("VmSize:"))
-    # Threads have stacks of 8 MiB; the entries of a ring have a megabyte each.
-    limit = used * 1024 + (48 << 20)
-    children = subprocess.run(["pgrep", "-P", str(daemon.process.pid)], capture_output=True, text=True, check=False)
-    for pid in (daemon.process.pid, *map(int, children.stdout.split())):
-        resource.prlimit(pid, resource.RLIMIT_AS, (limit, limit))
+    # A worker's threads have stacks of 8 MiB; the entries of a ring have a megabyte each.
+    most = eventually(lambda: len(_sizes(daemon)) >= 3 and min(_sizes(daemon).values()), "a worker waits for a mount")
+    for pid in (daemon.process.pid, *_sizes(daemon)):
+        resource.prlimit(pid, resource.RLIMIT_AS, (most + (48 << 20), most + (48 << 20)))
     fs = scripted(target, {Opcode.INIT: large})
     assert (target / "file").read_bytes() == CONTENT
     daemon.has_logged(str(target), "no io_uring", "the ring cannot be made: Cannot allocate memory")
@@ -335,8 +333,11 @@ def test_without_memory_for_the_entries_the_mount_works(
     eventually(lambda: not daemon.workers(), "the worker has ended")
 
 
-def _status(pid: int) -> list[str]:
-    return Path(f"/proc/{pid}/status").read_text().splitlines()
+def _sizes(daemon: Daemon) -> dict[int, int]:
+    """Bytes of address space of a daemon and its children, by pid."""
+    found = subprocess.run(["pgrep", "-P", str(daemon.process.pid)], capture_output=True, text=True, check=False)
+    pids = [daemon.process.pid, *map(int, found.stdout.split())]
+    return {each: int(Path(f"/proc/{each}/statm").read_text().split()[0]) * mmap.PAGESIZE for each in pids}
 
 
 def test_behind_a_device_file_there_is_no_ring_and_the_log_says_so(
@@ -357,8 +358,9 @@ def test_a_killed_worker_wakes_all_whose_requests_the_ring_held(ring: Daemon, ta
     failed: list[int] = []
 
     def read() -> None:
-        fd = os.open(target / "file", os.O_RDONLY)
+        fd = -1
         try:
+            fd = os.open(target / "file", os.O_RDONLY)
             os.pread(fd, 4096, 0)
         except OSError as bad:
             failed.append(bad.errno or 0)
