@@ -52,9 +52,14 @@ def sockets(pid: int) -> Iterator[socket.socket]:
     pidfd = os.pidfd_open(pid)
     try:
         for number in os.listdir(f"/proc/{pid}/fd"):
-            if os.readlink(f"/proc/{pid}/fd/{number}").startswith("socket:"):
-                with socket.socket(fileno=checked(libc.syscall(_PIDFD_GETFD, pidfd, int(number), 0))) as found:
-                    yield found
+            try:
+                if not os.readlink(f"/proc/{pid}/fd/{number}").startswith("socket:"):
+                    continue
+                fd = checked(libc.syscall(_PIDFD_GETFD, pidfd, int(number), 0))
+            except OSError:
+                continue  # closed meanwhile
+            with socket.socket(fileno=fd) as found:
+                yield found
     finally:
         os.close(pidfd)
 
