@@ -161,7 +161,7 @@ class Relay:
                     if refusal:
                         self._write(refusal)
                     continue
-                return _filesystem_gone(problem)
+                return filesystem_gone(problem)
             # What can wait until the request is on its way does.
             counts[opcode] += 1
 
@@ -194,11 +194,11 @@ class Relay:
             except OSError as bad:
                 if bad.errno == errno.EINTR:
                     continue
-                return _filesystem_gone(bad)
+                return filesystem_gone(bad)
             if size is None:
                 continue
             if size < OUT_HEADER:
-                if not size and isinstance(self.sock, socket.socket) and _hung_up(self.sock):
+                if not size and isinstance(self.sock, socket.socket) and hung_up(self.sock):
                     return CLOSED
                 engine.reply(None, 0, 0, 0, view[:size], size)
                 if tell:
@@ -331,14 +331,15 @@ class Relay:
         return f"reading /dev/fuse failed: {bad.strerror}"
 
 
-def _hung_up(sock: socket.socket) -> bool:
+def hung_up(sock: socket.socket) -> bool:
     """Tell the end of file from an empty packet, which recv(2) does not."""
     poll = select.poll()
     poll.register(sock, select.POLLRDHUP)
     return bool(poll.poll(0))
 
 
-def _filesystem_gone(bad: OSError) -> str:
+def filesystem_gone(bad: OSError) -> str:
+    """Why relaying ends where reading from the filesystem, or sending to it, failed."""
     if bad.errno in (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN):
         return CLOSED
     return f"the filesystem's device failed: {bad.strerror}"

@@ -20,7 +20,7 @@ from perfused import negotiate, uring
 from perfused.device_file import DeviceFile
 from perfused.engine import Engine
 from perfused.negotiate import OUT_HEADER
-from perfused.relay import CLOSED, NO_MEMORY, SEND_WAITS, SHORTAGE, TOO_LARGE, Relay, _filesystem_gone, _hung_up
+from perfused.relay import CLOSED, NO_MEMORY, SEND_WAITS, SHORTAGE, TOO_LARGE, Relay, filesystem_gone, hung_up
 from perfused.ring_entries import (
     COMMIT_WORD,
     ERROR,
@@ -143,8 +143,8 @@ class RingRelay(Relay):
             except OSError as bad:
                 if bad.errno == errno.EINTR:
                     continue
-                return _filesystem_gone(bad)
-            if not size and _hung_up(self._socket):
+                return filesystem_gone(bad)
+            if not size and hung_up(self._socket):
                 return CLOSED
             self._packet(view, size)
         entries = self._entries
@@ -323,7 +323,7 @@ class RingRelay(Relay):
                 self._more.append(entries.count + number)
                 return ""
             if code != errno.EMSGSIZE and code not in SHORTAGE:
-                return _filesystem_gone(OSError(code, os.strerror(code)))
+                return filesystem_gone(OSError(code, os.strerror(code)))
             length = entries.lengths[number * STRIDE // 4]
             refusal = self.engine.unsendable(head, length, TOO_LARGE if code == errno.EMSGSIZE else NO_MEMORY)
             if refusal is not None:
@@ -371,8 +371,8 @@ class RingRelay(Relay):
         if size < 0:
             # ENOBUFS: there were more packets than buffers.
             passing = size in (-errno.EINTR, -errno.ENOBUFS)
-            return "" if passing else _filesystem_gone(OSError(-size, os.strerror(-size)))
-        if not size and _hung_up(self._socket):
+            return "" if passing else filesystem_gone(OSError(-size, os.strerror(-size)))
+        if not size and hung_up(self._socket):
             return CLOSED
         self.engine.reply(None, 0, 0, 0, packet[:size], size)
         return ""
