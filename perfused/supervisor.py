@@ -32,6 +32,8 @@ from perfused.stopping import Stopping
 from wire import control
 from wire.control import Endpoint, Mount, Request
 
+#: seconds a worker may take to exit once it has said that its mount is over
+EXIT_PATIENCE = 1.0
 #: log lines a second about what one user is refused
 REFUSAL_LINES = 10
 
@@ -208,6 +210,8 @@ class Supervisor:
                     channel.send(made.channel, {"op": "stop"}, flags=socket.MSG_DONTWAIT)
                 else:
                     self._lingering.add(made.channel)
+            elif made.up:
+                self.loop.later(EXIT_PATIENCE, partial(self._abort_stuck, made))
 
     def _mounted(self, made: Mounted, where: dict[str, Any]) -> None:
         """Enter it into the books, tell the keeper, then the client, then let the worker go: in this order."""
@@ -276,6 +280,16 @@ class Supervisor:
             return
         self._over(made, made.reason or f"the worker {exit_text(code)}")
 
+    def _abort_stuck(self, made: Mounted) -> None:
+        """End the connection of a worker that has said farewell and is still there.
+
+        The kernel may hold a thread of it back in write(2) with a notification, until a request is answered that nobody
+        will answer any more; that thread holds the device, so no close of it ends the connection.
+        """
+        if made.number in self.mounted and made.pid in self.loop.children():
+            LOGGER.warning("%s: worker %d cannot end; its connection is aborted", made.target, made.pid)
+            self.unmount(made, libc.MNT_FORCE | libc.MNT_DETACH, lambda _: None)
+
     def _over(self, made: Mounted, reason: str) -> None:
         gone = made.namespace < 0 and find_mount(made.mount_id, made.minor, made.unique) is None
         if reason == "unmounted" and made.namespace < 0 and not gone:
@@ -304,7 +318,9 @@ class Supervisor:
     def clear(self, made: Mounted) -> None:
         """Take away what still stands of a mount that has ended."""
         if made.number in self.mounted:
-            self.unmount(made, libc.MNT_DETACH, partial(self._cleared, made))
+            # A worker that lingers for its device file may still hold the device.
+            flags = libc.MNT_DETACH | (libc.MNT_FORCE if made.over else 0)
+            self.unmount(made, flags, partial(self._cleared, made))
 
     def _remove(self, made: Mounted) -> None:
         self.mounted.pop(made.number, None)

@@ -14,7 +14,7 @@ import pytest
 
 from perfused import kernel, relay
 from tests.kernel import costs
-from tests.kernel.conftest import ROOT, Daemon, eventually
+from tests.kernel.conftest import ROOT, Daemon, eventually, fuse_mounts
 from tests.kernel.costs import SLACK, Growth, force, largest_room, other_mount_answers, perfusectl_answers, queued
 from wire import codec
 from wire.opcodes import Notify
@@ -109,6 +109,22 @@ def test_notifications_that_the_kernel_holds_back_are_dropped_where_their_queue_
     force(daemon, target)
     looking.join(20)
     program.wait(20)
+
+
+def test_a_filesystem_that_is_killed_while_the_kernel_holds_its_notification_back_leaves_nobody_waiting(
+    endpoint: str, daemon: Daemon, target: Path, notifier: Callable[[str], subprocess.Popen[str]]
+) -> None:
+    """The thread that writes the notification cannot be woken, and holds the device: closing it ends nothing."""
+    program = notifier(HELD_BACK)
+    looking = threading.Thread(target=os.path.exists, args=(target / "never",), daemon=True)
+    looking.start()
+    eventually(lambda: daemon.stats(target)["in_flight"] == 1, "somebody looks for a name")
+    begin(program)
+    eventually(lambda: daemon.stats(target)["notifications"] > 3, "the kernel holds a notification back")
+    program.kill()
+    looking.join(20)
+    assert not looking.is_alive()
+    eventually(lambda: not fuse_mounts(target), "the mount is gone")
 
 
 # -- a worker that takes nothing ------------------------------------------------------------------------

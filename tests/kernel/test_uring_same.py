@@ -39,7 +39,9 @@ def daemons(daemons: Callable[..., Daemon]) -> Iterator[Callable[..., Daemon]]:
     yield start
     for each in started:
         log = each.log()
-        assert log.count("FUSE 7.") == log.count("FUSE over io_uring"), "a mount went over /dev/fuse"
+        # A daemon that was killed may not have come to the second line.
+        assert "no io_uring" not in log, "a mount went over /dev/fuse"
+        assert "FUSE over io_uring" in log or "FUSE 7." not in log
 
 
 @pytest.fixture(scope="module")
