@@ -47,8 +47,8 @@ REASONS: dict[str, str] = {
         "the kernel's own passthrough: no request reaches the daemon"
     ),
     "loopback behind perfused ÷ passthrough_ll, unpack and compile": (
-        "met on one core; with two, make -j2 leaves no core idle: the 0.7 s that loopback and relay need themselves are "
-        "no longer beside the compiler's, and CPython answers one request at a time"
+        "met on one core; with two, make -j2 leaves no core idle: the 0.7 s that loopback and relay need themselves "
+        "are no longer beside the compiler's, and CPython answers one request at a time"
     ),
     "remembered ÷ never traced, getattr": "two appends, a clock read twice and a dict entry in Python: 1.6 to 2 µs",
     "traced ÷ never traced, getattr": (
