@@ -108,10 +108,6 @@ class Relay:
         self._room[0] = memoryview(self._from_kernel)[:room]
 
     def _guard(self, loop: Callable[[], str]) -> None:
-        if os.sched_getscheduler(0) == os.SCHED_OTHER:
-            # Who wakes such a thread goes on until it sleeps, which it is about to: on one core that saves a switch of
-            # context a request. Beside programs that never sleep it comes no later (both measured, 6.18).
-            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
         try:
             self._end(loop())
         except Exception as fault:
