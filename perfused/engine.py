@@ -77,8 +77,7 @@ class Engine:
         self.base_request[Opcode.INTERRUPT] = self._interrupt
         self.base_request[Opcode.INIT] = self._init_request
         self.base_reply[Opcode.INIT] = self._init_reply
-        #: what the relay reads; observers are wound around the base entries here. A reply without a base entry is
-        #: shown to its entry here once the kernel has taken it, others pass through `reply`
+        #: what the relay reads; observers are wound around the base entries here
         self.on_request: list[RequestHook | None] = list(self.base_request)
         self.on_reply: list[ReplyHook | None] = list(self.base_reply)
         #: length of a whole good reply by opcode; -1 up to the request's size, -2 any, 0 none is due

@@ -1,8 +1,8 @@
 """The only loop that moves bytes: two blocking threads a mount, kernel to filesystem and filesystem to kernel.
 
-A plain frame costs: read, decode its head, note it in flight, send; receive, decode, check, write. Everything else is
-the engine's. Buffers are made once; frames pass as views of them. Reads never wait for a handler, and no lock is held
-over a system call: what the threads share are dicts, each step on them atomic.
+A plain frame costs: read, decode its head, count, note it in flight, write; read, look at its unique, take it out of
+flight, write. Everything else is the engine's. Buffers are made once; frames pass as views of them. Reads never wait
+for a handler, and no lock is held over a system call: what the threads share are dicts, each step on them atomic.
 """
 
 import errno
@@ -137,6 +137,7 @@ class Relay:
             opcode = head[OPCODE]
             if opcode > _LAST:
                 opcode = _LAST
+            counts[opcode] += 1
             hook = hooks[opcode]
             frame: Buffer = frames[size] if size < SMALL else view[:size]
             if hook is None:
@@ -144,7 +145,6 @@ class Relay:
             else:
                 changed = hook(head, frame)
                 if changed is None:
-                    counts[opcode] += 1
                     continue
                 frame = changed
             try:
@@ -162,8 +162,6 @@ class Relay:
                         self._write(refusal)
                     continue
                 return filesystem_gone(problem)
-            # What can wait until the request is on its way does.
-            counts[opcode] += 1
 
     def _send_again(self, frame: Buffer) -> OSError | None:
         """Send a request for which the kernel had no memory; None when it is sent, else why it is not."""
@@ -180,11 +178,14 @@ class Relay:
         return bad
 
     def _filesystem_to_kernel(self) -> str:
-        """Replies are looked at by the kernel, which judges all of them anyway; the engine explains what it refuses."""
+        """Replies go to the kernel, which judges all of them anyway; the engine explains what it refuses.
+
+        Where somebody looks, the engine judges first: what is shown is good, and shown before its caller goes on.
+        """
         engine = self.engine
         target, tell = self._from_filesystem, self._tell
         receive, write = self.receive, self._kernel.write
-        take, hooks, changed, errors = engine.inflight.pop, engine.on_reply, engine.base_reply, engine.counters.errors
+        take, hooks, errors = engine.inflight.pop, engine.on_reply, engine.counters.errors
         view, frames = memoryview(target), Frames(target)
         error_of, unique_of = view[:OUT_HEADER].cast("i"), view[:OUT_HEADER].cast("Q")
         capacity = len(target) - 1
@@ -211,18 +212,14 @@ class Relay:
                 opcode = head[OPCODE]
                 if opcode > _LAST:
                     opcode = _LAST
-                hook = hooks[opcode]
-                if hook is None or changed[opcode] is None:
+                if hooks[opcode] is None:
                     try:
                         write(frame)
                     except OSError as bad:
                         self._refused(head, view[: min(size, capacity)], size, bad.errno or 0)
                         continue
-                    error = error_of[1]
-                    if error:
+                    if error_of[1]:
                         errors[opcode] += 1
-                    if hook is not None:
-                        hook(head, error, frame)
                     continue
             length, error, _ = OUT.unpack_from(target)
             faults = engine.counters.faults() if tell else 0

@@ -156,6 +156,21 @@ def test_a_trace_shows_requests_and_their_answers_decoded_as_lines(daemon: Daemo
     assert answered.endswith("us")
 
 
+def test_a_trace_shows_an_answer_before_what_its_caller_asks_next(daemon: Daemon, target: Path) -> None:
+    daemon.rawfs(target, "-T", "0")
+    (target / "file").touch()
+    watching = daemon.tracing(target)
+    with open(target / "file", "rb") as file:
+        for _ in range(200):
+            os.fstat(file.fileno())
+    subprocess.run(["umount", target], check=True)
+    text, _ = watching.communicate(timeout=20)
+    words = [line.split() for line in text.splitlines() if " GETATTR " in line]
+    asked, answered = words[:-1:2], words[1::2]
+    assert len(answered) >= 200
+    assert all(each[3] == "->" and each[1] == before[1] for before, each in zip(asked, answered, strict=True))
+
+
 def test_a_trace_as_json_pairs_answers_with_requests(daemon: Daemon, target: Path) -> None:
     daemon.rawfs(target)
     frames = follow(daemon, target, act=lambda: (target / "made").mkdir())
