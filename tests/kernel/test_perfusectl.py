@@ -157,12 +157,20 @@ def test_a_trace_shows_requests_and_their_answers_decoded_as_lines(daemon: Daemo
 
 
 def test_a_trace_shows_an_answer_before_what_its_caller_asks_next(daemon: Daemon, target: Path) -> None:
+    """On one core whoever is given an answer goes on before who gave it."""
     daemon.rawfs(target, "-T", "0")
     (target / "file").touch()
     watching = daemon.tracing(target)
-    with open(target / "file", "rb") as file:
-        for _ in range(200):
-            os.fstat(file.fileno())
+    everywhere = os.sched_getaffinity(0)
+    threads = Path(f"/proc/{daemon.stats(target)['worker']}/task").iterdir()
+    try:
+        for each in (0, *(int(thread.name) for thread in threads)):
+            os.sched_setaffinity(each, {min(everywhere)})
+        with open(target / "file", "rb") as file:
+            for _ in range(200):
+                os.fstat(file.fileno())
+    finally:
+        os.sched_setaffinity(0, everywhere)
     subprocess.run(["umount", target], check=True)
     text, _ = watching.communicate(timeout=20)
     words = [line.split() for line in text.splitlines() if " GETATTR " in line]
