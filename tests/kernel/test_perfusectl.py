@@ -158,13 +158,13 @@ def test_a_trace_shows_requests_and_their_answers_decoded_as_lines(daemon: Daemo
 
 def test_a_trace_shows_an_answer_before_what_its_caller_asks_next(daemon: Daemon, target: Path) -> None:
     """On one core whoever is given an answer goes on before who gave it."""
-    daemon.rawfs(target, "-T", "0")
+    filesystem = daemon.rawfs(target, "-T", "0")
     (target / "file").touch()
     watching = daemon.tracing(target)
     everywhere = os.sched_getaffinity(0)
     threads = Path(f"/proc/{daemon.stats(target)['worker']}/task").iterdir()
     try:
-        for each in (0, *(int(thread.name) for thread in threads)):
+        for each in (0, filesystem.pid, *(int(thread.name) for thread in threads)):
             os.sched_setaffinity(each, {min(everywhere)})
         with open(target / "file", "rb") as file:
             for _ in range(200):
