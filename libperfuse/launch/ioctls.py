@@ -5,43 +5,23 @@ Never here: which ioctls are stopped (`filter`), and what perfused makes of them
 
 import errno
 import os
-import socket
 import struct
-from collections.abc import Callable
 from functools import partial
 from typing import Any, Protocol
 
 from libperfuse.launch import errands, tracee
-from libperfuse.launch.books import DIRECT, Books, Device
-from libperfuse.launch.envoy import Outcome
-from libperfuse.launch.notify import Listener, Stopped
+from libperfuse.launch.books import DIRECT, Device
+from libperfuse.launch.notify import Stopped
+from libperfuse.launch.sends import Sends
 from wire import codec, ioctls
 from wire.control import Endpoint
 
-Done = Callable[[dict[str, Any], list[int]], None]
 
-
-class Asker(Protocol):
+class Asker(Sends, Protocol):
     """What an ioctl needs of the tracer."""
-
-    listener: Listener
-    books: Books
 
     def device_of(self, call: Stopped, number: int) -> tuple[Device, int] | None:
         """The device that is a thread's descriptor, and a duplicate of it."""
-
-    def send(
-        self,
-        call: Stopped,
-        work: Callable[[tracee.Place], Outcome],
-        done: Done,
-        *borrowed: int,
-        connection: socket.socket | None = None,
-    ) -> None:
-        """Have an envoy do work for a call."""
-
-    def refused(self, call: Stopped, facts: dict[str, Any], what: str) -> bool:
-        """Answer a call whose envoy brought an error."""
 
     def put(self, call: Stopped, fd: int, number: int) -> bool:
         """Put a duplicate of a descriptor in the place of the program's."""

@@ -11,11 +11,12 @@ from functools import partial
 from typing import Any, Protocol
 
 from libperfuse.launch import errands, tracee
-from libperfuse.launch.books import Books, Device, key_of, placeholder
+from libperfuse.launch.books import Device, key_of, placeholder
 from libperfuse.launch.choose import Choice
 from libperfuse.launch.envoy import Outcome
 from libperfuse.launch.filter import OPEN_MASK, OPEN_WANTED
-from libperfuse.launch.notify import Listener, Stopped
+from libperfuse.launch.notify import Stopped
+from libperfuse.launch.sends import Sends
 from wire.control import Endpoint
 
 _DEVICE = b"/dev/fuse"
@@ -23,30 +24,12 @@ _AT_FDCWD = -100
 #: RESOLVE_BENEATH, RESOLVE_IN_ROOT: no absolute path is what it says
 _RESOLVE_ELSEWHERE = 0x08 | 0x10
 
-Done = Callable[[dict[str, Any], list[int]], None]
 
-
-class Opener(Protocol):
+class Opener(Sends, Protocol):
     """What an open needs of the tracer."""
-
-    listener: Listener
-    books: Books
 
     def choice(self, pid: int, name: str) -> Choice:
         """The endpoint for a process."""
-
-    def send(
-        self,
-        call: Stopped,
-        work: Callable[[tracee.Place], Outcome],
-        done: Done,
-        *borrowed: int,
-        connection: socket.socket | None = None,
-    ) -> None:
-        """Have an envoy do work for a call."""
-
-    def refused(self, call: Stopped, facts: dict[str, Any], what: str) -> bool:
-        """Answer a call whose envoy brought an error."""
 
     def report(self, line: str) -> None:
         """Tell people, if they want to know all."""

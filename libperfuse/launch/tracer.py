@@ -25,6 +25,7 @@ from libperfuse.launch.errands import Wish
 from libperfuse.launch.ioctls import Ioctls
 from libperfuse.launch.notify import Listener, Stopped
 from libperfuse.launch.opens import Opens
+from libperfuse.launch.sends import Done
 from wire.control import Endpoint
 
 _FSTYPE = re.compile(rb"(fuse|fuseblk)(\..*)?\Z|perfuse\|", re.DOTALL)
@@ -37,8 +38,6 @@ _MNT_EXPIRE = 4
 _NEEDED = (b"rootmode=", b"user_id=", b"group_id=")
 #: ms after which the threads whose envoys are out are looked at: they may have been killed
 _LOOK = 1000
-
-Done = Callable[[dict[str, Any], list[int]], None]
 
 
 class _Out(NamedTuple):

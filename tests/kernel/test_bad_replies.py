@@ -8,6 +8,7 @@ import socket
 import struct
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,13 +27,14 @@ class Shared(NamedTuple):
     bystander: Path
 
 
-@pytest.fixture(scope="module")
-def shared(namespace: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shared]:
-    place = tmp_path_factory.mktemp("shared")
-    daemon = Daemon(place, "", (), {})
+@contextmanager
+def sharing(place: Path, config: str = "", mounting: AbstractContextManager[None] | None = None) -> Iterator[Shared]:
+    """A daemon, and a mount of it, made within `mounting`, that must notice nothing of what the tests do."""
+    daemon = Daemon(place, config, (), {})
     (bystander := place / "bystander").mkdir()
-    daemon.rawfs(bystander, "-T", "0")
-    (bystander / "file").write_bytes(CONTENT)
+    with mounting or nullcontext():
+        daemon.rawfs(bystander, "-T", "0")
+        (bystander / "file").write_bytes(CONTENT)
     yield Shared(daemon, bystander)
     noticed = daemon.stats(bystander)["bad_replies"]
     assert daemon.stop() == 0
@@ -43,6 +45,12 @@ def shared(namespace: None, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     assert noticed == 0
     assert fuse_mounts(place) == []
     assert "Traceback" not in daemon.log()
+
+
+@pytest.fixture(scope="module")
+def shared(namespace: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shared]:
+    with sharing(tmp_path_factory.mktemp("shared")) as found:
+        yield found
 
 
 def _read(target: Path) -> object:

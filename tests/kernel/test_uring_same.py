@@ -8,7 +8,7 @@ import pytest
 from tests.kernel import test_bad_replies, test_ends, test_notifications, test_requests
 from tests.kernel.conftest import Daemon
 from tests.kernel.rings import ENABLE, RING, missing, offered, setting
-from tests.kernel.test_bad_replies import Shared
+from tests.kernel.test_bad_replies import Shared, sharing
 from tests.kernel.test_notifications import cached
 
 __all__ = ["cached", "offered"]
@@ -49,23 +49,10 @@ def shared(namespace: None, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     """What test_bad_replies shares, over io_uring."""
     if missing():
         pytest.skip(missing())
-    place = tmp_path_factory.mktemp("shared")
-    daemon = Daemon(place, RING, (), {})
-    (bystander := place / "bystander").mkdir()
-    with setting(ENABLE, "Y"):
-        daemon.rawfs(bystander, "-T", "0")
-        (bystander / "file").write_bytes(test_bad_replies.CONTENT)
-    assert daemon.stats(bystander)["io_uring"]
-    yield Shared(daemon, bystander)
-    noticed = daemon.stats(bystander)["bad_replies"]
-    assert daemon.stop() == 0
-    for program in daemon.programs:
-        assert program.stdout is not None
-        program.stdout.close()
-        program.wait(timeout=10)
-    assert noticed == 0
-    assert "Traceback" not in daemon.log()
-    assert (daemon.log().count("FUSE 7.")) == daemon.log().count("FUSE over io_uring")
+    with sharing(tmp_path_factory.mktemp("shared"), RING, setting(ENABLE, "Y")) as found:
+        assert found.daemon.stats(found.bystander)["io_uring"]
+        yield found
+    assert found.daemon.log().count("FUSE 7.") == found.daemon.log().count("FUSE over io_uring")
 
 
 def test_the_daemon_of_these_tests_uses_the_ring(daemon: Daemon, target: Path) -> None:
