@@ -36,7 +36,8 @@ class Contestant(NamedTuple):
 
 
 _OURS = ("{python}", "{here}/fs_libperfuse.py", "{target}")
-C, RELAY, SOCKET, RING, DEVICE, DIRECT = "C", "C relay", "socket", "ring", "device", "direct"
+C, RELAY, LOOP, SOCKET = "C", "C relay", "Python loop", "socket"
+RING, DEVICE, DIRECT = "ring", "device", "direct"
 LIBPERFUSE, PACKED, BEHIND = "libperfuse", "libperfuse, packed", "libperfuse, socket"
 PYFUSE3, MFUSEPY = "pyfuse3", "mfusepy"
 
@@ -44,6 +45,7 @@ PYFUSE3, MFUSEPY = "pyfuse3", "mfusepy"
 SMALL = (
     Contestant(C, ("{bin}/server", "{target}")),
     Contestant(RELAY, ("{bin}/relay", "{target}", "{bin}/server")),
+    Contestant(LOOP, ("{python}", "{here}/relay.py", "{target}", "{bin}/server")),
     Contestant(SOCKET, ("{bin}/server-perfuse", "{target}"), "perfused", "socket"),
     Contestant(RING, ("{bin}/server-perfuse", "{target}"), "ring", "socket"),
     Contestant(DEVICE, ("{bin}/server-perfuse", "{target}"), "perfused", "device"),
@@ -91,7 +93,7 @@ TRACING = tuple(
     )
 )  # fmt: skip
 #: what `--quick` measures
-QUICK = tuple(each for each in SMALL if each.name in (C, RELAY, SOCKET, RING, DIRECT, LIBPERFUSE, BEHIND))
+QUICK = tuple(each for each in SMALL if each.name in (C, RELAY, LOOP, SOCKET, RING, DIRECT, LIBPERFUSE, BEHIND))
 
 
 def passthrough_ll(place: Path) -> str:

@@ -21,7 +21,7 @@ PAGE = ROOT / "docs" / "performance.md"
 PLOT = ROOT / "docs" / "performance.svg"
 PROFILE = HERE / "profile.md"
 
-RELAYS = [each.name for each in who.SMALL if each.command[0].startswith("{bin}")]
+RELAYS = [each.name for each in who.SMALL if each.command[0].startswith("{bin}") or each.name == who.LOOP]
 SERVERS = [who.C, *(each.name for each in who.SMALL if each.name not in RELAYS)]
 TREES = [each.name for each in who.TREES]
 
@@ -32,9 +32,10 @@ contestant in the row. "One core": everything is pinned to one, client, filesyst
 round is in `bench/results.json`."""
 WHAT_RELAY = """\
 The smallest filesystem in C (a root and one file of 1 MiB in memory, nothing cached): `C` on /dev/fuse; `C relay`
-behind the smallest relay in C over a socket (two threads, no look at any frame), the floor for `socket`; `socket`,
-`device` and `direct` behind perfused; `ring` is `socket` with requests that come over io_uring. µs an operation, in
-brackets ÷ `C`. `requests` is how many an operation made at C; who was asked less or more often says how often."""
+behind the smallest relay in C over a socket (two threads, no look at any frame), `Python loop` behind the same written
+in Python, the floor for `socket`; `socket`, `device` and `direct` behind perfused; `ring` is `socket` with requests
+that come over io_uring. µs an operation, in brackets ÷ `C`. `requests` is how many an operation made at C; who was
+asked less or more often says how often."""
 WHAT_SERVERS = """\
 The same filesystem in Python, answers that never change made once where the binding lets them. `libperfuse` is its
 server on /dev/fuse with one thread, `4 threads` the same with four, `packed` with attributes kept as they are sent,
